@@ -1,0 +1,4 @@
+"""Block devices: sources and layers that share one interface (`device.BlockDevice`).
+
+Kind: pure
+"""

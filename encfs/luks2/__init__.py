@@ -1,0 +1,4 @@
+"""LUKS2: header, JSON area, keyslots and creation, as values and functions without I/O.
+
+Kind: pure
+"""

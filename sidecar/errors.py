@@ -1,0 +1,109 @@
+"""Every error of the package, with exit code, HTTP status and the hint a user needs.
+
+    SidecarError
+    |-- UsageError          2  400  command line, settings or a request body is wrong
+    |-- MalformedInput      3  400  bytes from outside do not parse: report, certificate, token, key
+    |-- ReportUnavailable   4  503  no SNP report could be had
+    |-- VerificationFailed  5  403  a signature, chain or policy check failed
+    |-- ServiceError        6  502  a service could not be reached or answered with an error
+    |   |-- AttestationRefused  7  403  the attestation authority refused the evidence
+    |   `-- ReleaseRefused      8  403  the vault refused to release the key
+    `-- IdentityError       9  403  no access token could be had
+
+Rules: a message names the object, the value seen, then the value wanted; `hint` says what to do next.
+No error text ever holds a secret. Only `app` maps errors to HTTP, only `cli` to exit codes.
+
+Kind: pure
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the `sidecar` command; listed in `sidecar --help`."""
+
+    OK = 0
+    INTERNAL = 1
+    USAGE = 2
+    MALFORMED = 3
+    REPORT_UNAVAILABLE = 4
+    VERIFICATION_FAILED = 5
+    SERVICE = 6
+    ATTESTATION_REFUSED = 7
+    RELEASE_REFUSED = 8
+    IDENTITY = 9
+    INTERRUPTED = 130
+
+
+class SidecarError(Exception):
+    """Base of all errors this package raises on purpose.
+
+    Args:
+        message: one sentence, lower case, no full stop, no secret.
+        hint: what the user can do next; empty when nothing useful is known.
+    """
+
+    exit_code: ExitCode = ExitCode.INTERNAL
+    http_status: int = 500
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(SidecarError):
+    """Command line, settings or a request body is wrong."""
+
+    exit_code = ExitCode.USAGE
+    http_status = 400
+
+
+class MalformedInput(SidecarError):
+    """Bytes from outside do not parse."""
+
+    exit_code = ExitCode.MALFORMED
+    http_status = 400
+
+
+class ReportUnavailable(SidecarError):
+    """No SNP report could be had."""
+
+    exit_code = ExitCode.REPORT_UNAVAILABLE
+    http_status = 503
+
+
+class VerificationFailed(SidecarError):
+    """A signature, chain or policy check failed."""
+
+    exit_code = ExitCode.VERIFICATION_FAILED
+    http_status = 403
+
+
+class ServiceError(SidecarError):
+    """A service could not be reached or answered with an error."""
+
+    exit_code = ExitCode.SERVICE
+    http_status = 502
+
+
+class AttestationRefused(ServiceError):
+    """The attestation authority refused the evidence."""
+
+    exit_code = ExitCode.ATTESTATION_REFUSED
+    http_status = 403
+
+
+class ReleaseRefused(ServiceError):
+    """The vault refused to release the key."""
+
+    exit_code = ExitCode.RELEASE_REFUSED
+    http_status = 403
+
+
+class IdentityError(SidecarError):
+    """No access token could be had."""
+
+    exit_code = ExitCode.IDENTITY
+    http_status = 403
