@@ -39,8 +39,6 @@ def module_name(path: Path) -> str:
 MODULES = {
     module_name(p): p for package in ("encfs", "sidecar") for p in sorted((ROOT / package).rglob("*.py"))
 }
-    module_name(p): p for package in ("encfs", "sidecar") for p in sorted((ROOT / package).rglob("*.py"))
-}
 
 
 def imports(name: str) -> set[str]:
