@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MAY_IMPORT = {
     "pure": {"pure"},
     "layer": {"pure", "layer"},
-    "adapter": {"pure", "adapter"},
+    "adapter": {"pure", "layer", "adapter"},
     "composition": {"pure", "layer", "adapter", "composition"},
     "entry": {"pure", "layer", "adapter", "composition", "entry"},
 }

@@ -1,0 +1,224 @@
+"""Makes an encrypted image with a file system in it, without device-mapper and without root.
+
+The file system is made by mke2fs on our own FUSE file, so its plaintext exists in memory only. The image
+grows under a temporary name beside the final one and gets that name in one step, when it is durable.
+
+Kind: composition
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from encfs import rundir
+from encfs.block.file import adopt_file
+from encfs.errors import FileSystemError, ImageError, UsageError
+from encfs.keys import Secret
+from encfs.luks2.create import format_header
+from encfs.session import Session, Volume
+from encfs.volume import SegmentGeometry
+
+_DEADLINE = 120.0
+_MIN_SIZE = 20 << 20
+_MAX_SIZE = 64 << 40
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+# mke2fs: metadata, journal and slack on top of the files themselves, found by trying small and large trees.
+_OVERHEAD_FIXED = 12 << 20
+_OVERHEAD_PER_INODE = 512
+_OVERHEAD_SHARE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class CreateOptions:
+    """What the new image is to be.
+
+    Attributes:
+        size: bytes of the whole image, header included; None means as large as its content needs.
+        source: folder whose content goes into it; None makes an empty file system.
+        sector_size: LUKS2 sector size in bytes.
+        pbkdf: `pbkdf2` or `argon2id`.
+        label: LUKS2 and ext4 label; may be empty.
+        force: replace an existing file.
+    """
+
+    size: int | None
+    source: Path | None
+    sector_size: int = 4096
+    pbkdf: str = "pbkdf2"
+    label: str = ""
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """What was made: image size in bytes, LUKS2 UUID, files copied."""
+
+    path: Path
+    size: int
+    uuid: str
+
+
+def parse_size(text: str) -> int:
+    """Bytes from `64M`, `1.5G`, `4096`; units are powers of 1024.
+
+    Raises:
+        UsageError: not a size, or outside 20 MiB to 64 TiB.
+    """
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not match:
+        raise UsageError(f"size {text!r}: not a size", hint="write it like 64M, 1.5G or 4096 (bytes)")
+    size = int(float(match[1]) * _UNITS[match[2].upper()])
+    if not _MIN_SIZE <= size <= _MAX_SIZE:
+        raise UsageError(f"size {text!r}: {size} bytes, wanted {_MIN_SIZE >> 20}M to {_MAX_SIZE >> 40}T")
+    return size
+
+
+async def create_image(path: Path, passphrase: Secret, options: CreateOptions) -> Created:
+    """Make the image at `path`.
+
+    Raises:
+        UsageError: the folder is missing, or the options make no sense.
+        ImageError: the file exists already, or cannot be written.
+        FileSystemError: mke2fs failed, most often because the content does not fit.
+    """
+    if options.source is not None and not options.source.is_dir():
+        raise UsageError(f"source folder {options.source}: no such directory")
+    if not options.force and path.exists():
+        raise ImageError(
+            f"image {path}: exists already", hint="choose another name, or give --force to replace it"
+        )
+    size = options.size if options.size is not None else estimate_size(options.source)
+    size -= size % 4096
+    with _partial(path) as (partial, fd):
+        uuid = await _fill(fd, path, size, passphrase, options)
+        os.fsync(fd)
+        _publish(partial, path, force=options.force)
+    return Created(path, size, uuid)
+
+
+async def _fill(fd: int, path: Path, size: int, passphrase: Secret, options: CreateOptions) -> str:
+    volume_key = Secret(secrets.token_bytes(64))
+    formatted = await trio.to_thread.run_sync(
+        lambda: format_header(
+            image_size=size,
+            passphrase=passphrase,
+            volume_key=volume_key,
+            sector_size=options.sector_size,
+            pbkdf=options.pbkdf,
+            label=options.label,
+        )
+    )
+    os.ftruncate(fd, size)
+    _write_all(fd, formatted.data)
+    segment = formatted.segment
+    geometry = SegmentGeometry(segment.offset, segment.size, segment.sector_size, segment.iv_tweak)
+    # The driver gets a descriptor of its own; ours stays open for the last fsync.
+    source = adopt_file(
+        os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC), path, read_only=False, lock=True
+    )
+    volume = Volume(source, str(path), geometry, volume_key, False)
+    with tempfile.TemporaryDirectory(prefix="create-", dir=rundir.run_root()) as directory:
+        session = Session(volume, Path(directory), deadline=_DEADLINE)
+        async with trio.open_nursery() as nursery:
+            try:
+                await session.start(nursery)
+                assert session.driver is not None
+                await _make_file_system(session.driver.data, options)
+                await session.unmount()
+            finally:
+                await session.clean_up()
+                nursery.cancel_scope.cancel()
+    if session.failure is not None:
+        raise session.failure
+    return formatted.uuid
+
+
+async def _make_file_system(data: Path, options: CreateOptions) -> None:
+    """Run mke2fs on the plaintext device; it copies owners, modes, times, links and xattrs too."""
+    command = ["mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", "-E", "nodiscard"]
+    if options.label:
+        command += ["-L", options.label[:16]]
+    if options.source is not None:
+        command += ["-d", str(options.source.resolve())]
+    environment = os.environ | {"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin", "LC_ALL": "C"}
+    try:
+        result = await trio.run_process(
+            [*command, str(data)], capture_stdout=True, capture_stderr=True, check=False, env=environment
+        )
+    except FileNotFoundError as exc:
+        raise FileSystemError("mkfs.ext4: not found", hint="install e2fsprogs") from exc
+    if result.returncode != 0:
+        lines = (result.stderr + result.stdout).decode(errors="replace").strip().splitlines()
+        reason = lines[-1] if lines else f"exit code {result.returncode}"
+        raise FileSystemError(
+            f"mkfs.ext4: {reason}",
+            hint="if the content does not fit, give a larger --size, or none to have it computed",
+        )
+
+
+def estimate_size(source: Path | None) -> int:
+    """Bytes that an image of the folder needs: its files in whole blocks, inodes, journal, header, slack."""
+    files, blocks = 0, 0
+    if source is not None:
+        seen: set[tuple[int, int]] = set()
+        for directory, names, leaves in os.walk(source):
+            for name in (*names, *leaves):
+                status = os.lstat(os.path.join(directory, name))
+                files += 1
+                if stat.S_ISREG(status.st_mode) and (status.st_dev, status.st_ino) not in seen:
+                    seen.add((status.st_dev, status.st_ino))
+                    blocks += -(-min(status.st_size, status.st_blocks * 512 + 4096) // 4096) + 1
+                elif stat.S_ISDIR(status.st_mode):
+                    blocks += -(-status.st_size // 4096)
+    content = blocks * 4096 + files * _OVERHEAD_PER_INODE
+    journal = min(max(content // 32, 4 << 20), 1 << 30)
+    total = int(content * (1 + _OVERHEAD_SHARE)) + journal + _OVERHEAD_FIXED + (16 << 20)
+    return -(-max(total, _MIN_SIZE) // (1 << 20)) << 20
+
+
+@contextlib.contextmanager
+def _partial(path: Path) -> Iterator[tuple[Path, int]]:
+    """A new file beside `path`, mode 0600, gone again unless it was published."""
+    partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
+    try:
+        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise ImageError(f"image {path}: {exc.strerror}") from exc
+    try:
+        yield partial, fd
+    finally:
+        os.close(fd)
+        partial.unlink(missing_ok=True)
+
+
+def _publish(partial: Path, path: Path, *, force: bool) -> None:
+    """Give the finished image its name in one step, and make the name durable."""
+    try:
+        if force:
+            partial.replace(path)
+        else:
+            os.link(partial, path)  # unlike rename, fails when the name was taken meanwhile
+    except OSError as exc:
+        raise ImageError(f"image {path}: {exc.strerror}") from exc
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    done = 0
+    while done < len(view):
+        done += os.pwrite(fd, view[done:], done)

@@ -1,0 +1,111 @@
+"""The driver process of one volume: reads its order, builds the block stack, serves FUSE until unmounted.
+
+Started by the supervisor, never by a user. It never touches the file system that lives on its own device.
+Exit code 0 means: unmounted, and every write accepted is in the image.
+
+Protocol on standard output: one line, `ready` or `failed CODE MESSAGE`; log lines go to standard error.
+
+Kind: entry
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import trio
+
+from encfs import fuse, residency
+from encfs.block.buffers import BufferPool
+from encfs.block.device import BlockDevice
+from encfs.block.file import adopt_file
+from encfs.errors import EncfsError, ExitCode
+from encfs.health import Pulse
+from encfs.keys import Secret
+from encfs.stack import build_stack
+from encfs.volume import DriverOrder, read_frame
+
+log = logging.getLogger("encfs.driver")
+
+# Working buffers: one reply buffer per FUSE worker, and one for each layer that may need one under it.
+_BUFFERS = 3 * fuse.WORKERS
+# Request buffers of libfuse and pyfuse3's copies of writes: one of each per worker, and slack.
+_WARM_HEAP = (2 * fuse.WORKERS + 4) * fuse.MAX_REQUEST
+_BEAT_SECONDS = 0.5
+
+
+def main() -> None:
+    """Serve the volume described on standard input."""
+    os.umask(0o077)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="encfs driver: %(message)s")
+    # The terminal's interrupt goes to the whole group; only the supervisor decides when a driver ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    residency.keep_heap(_WARM_HEAP)
+    try:
+        order, key = read_frame(_read_exactly)
+        trio.run(_serve, order, key)
+    except EncfsError as exc:
+        print(f"failed {int(exc.exit_code)} {exc}", flush=True)
+        sys.exit(exc.exit_code)
+    except Exception:
+        log.exception("unexpected error")
+        sys.exit(ExitCode.INTERNAL)
+
+
+def _read_exactly(length: int) -> bytes:
+    data = sys.stdin.buffer.read(length)
+    if len(data) != length:
+        raise EncfsError(f"driver order: ends after {len(data)} bytes, wanted {length}")
+    return data
+
+
+async def _serve(order: DriverOrder, key: Secret) -> None:
+    pulse = Pulse(order.pulse_fd)
+    pool = BufferPool(_BUFFERS, fuse.MAX_REQUEST)
+    source = adopt_file(order.image_fd, Path(order.name), read_only=order.read_only, lock=False)
+    device = build_stack(source, order.segment, key, pool, read_only=order.read_only)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_beat, pulse)
+            nursery.start_soon(_ignore_termination)
+            await nursery.start(_serve_fuse, device, Path(order.directory), pool, pulse, nursery.cancel_scope)
+            for refused in residency.lock():
+                log.info("%s: %s", order.name, refused)
+            print("ready", flush=True)
+    finally:
+        with trio.CancelScope(shield=True):
+            await device.flush()
+            await device.aclose()
+
+
+async def _serve_fuse(
+    device: BlockDevice,
+    directory: Path,
+    pool: BufferPool,
+    pulse: Pulse,
+    scope: trio.CancelScope,
+    *,
+    task_status: trio.TaskStatus[None],
+) -> None:
+    await fuse.serve(device, directory, pool, pulse, task_status=task_status)
+    scope.cancel()
+
+
+async def _beat(pulse: Pulse) -> None:
+    while True:
+        pulse.beat()
+        await trio.sleep(_BEAT_SECONDS)
+
+
+async def _ignore_termination() -> None:
+    """SIGTERM ends the supervisor, which unmounts; a driver that ended first would lose writes."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
+        async for number in signals:
+            log.info("ignoring %s: waiting to be unmounted", signal.Signals(number).name)
+
+
+if __name__ == "__main__":
+    main()

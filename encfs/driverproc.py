@@ -1,0 +1,136 @@
+"""Starts a driver process, hands it its order, waits for it to be ready, and ends it.
+
+Kind: adapter
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import trio
+
+from encfs.block.file import FileDevice
+from encfs.errors import DriverFailed, EncfsError, ExitCode
+from encfs.health import Pulse
+from encfs.keys import Secret
+from encfs.volume import DriverOrder, SegmentGeometry, build_frame
+
+_START_SECONDS = 30
+_MAX_LINE = 4096
+# What a driver needs of our environment. Python's own allocator returns arenas to the kernel and asks for
+# new ones while serving; malloc, once told so (residency), does neither.
+_KEEP = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
+_EXTRA = {"PYTHONMALLOC": "malloc", "PYTHONUNBUFFERED": "1"}
+
+
+class DriverProcess:
+    """A running driver: its process, its pulse, and the directory where `data` is."""
+
+    def __init__(self, process: trio.Process, pulse: Pulse, directory: Path) -> None:
+        self.process = process
+        self.pulse = pulse
+        self.directory = directory
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def data(self) -> Path:
+        """The plaintext block device, a file on FUSE."""
+        return self.directory / "data"
+
+    async def wait(self) -> int:
+        """Exit code; 0 means that everything accepted is in the image."""
+        return await self.process.wait()
+
+    def kill(self) -> None:
+        """SIGKILL, also for a stopped process."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGKILL)
+
+
+async def start_driver(
+    source: FileDevice,
+    name: str,
+    segment: SegmentGeometry,
+    volume_key: Secret,
+    directory: Path,
+    *,
+    read_only: bool,
+    stderr: int | None = None,
+) -> DriverProcess:
+    """Start a driver that serves `directory/data`, and wait until it does.
+
+    Args:
+        source: the open image; its descriptor is inherited, so both look at the same file.
+        name: of the image, for messages.
+        segment: geometry from the checked header.
+        volume_key: secret; travels over the pipe that is the driver's standard input.
+        directory: empty directory to mount FUSE at.
+        read_only: serve reads only.
+        stderr: where the driver logs; None inherits ours.
+
+    Raises:
+        DriverFailed: it ended or said nothing within 30 s.
+        EncfsError: what the driver reported, with its exit code.
+    """
+    pulse = Pulse.create()
+    order = DriverOrder(source.fd, pulse.fd, str(directory), name, segment, read_only)
+    environment = {key: os.environ[key] for key in _KEEP if key in os.environ} | _EXTRA
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-P", "-s", "-m", "encfs.driver"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        pass_fds=(source.fd, pulse.fd),
+        env=environment,
+        cwd="/",
+        start_new_session=True,
+    )
+    driver = DriverProcess(process, pulse, directory)
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with trio.fail_after(_START_SECONDS):
+            await process.stdin.send_all(build_frame(order, volume_key))
+            await process.stdin.aclose()
+            line = await _first_line(process.stdout)
+        if line != "ready":
+            raise _failure(line, await driver.wait() if not line else None)
+    except trio.TooSlowError:
+        driver.kill()
+        raise DriverFailed(f"driver of {name}: not ready after {_START_SECONDS} s") from None
+    except trio.BrokenResourceError:
+        raise DriverFailed(f"driver of {name}: ended before it read its order") from None
+    except BaseException:
+        driver.kill()
+        raise
+    return driver
+
+
+async def _first_line(stream: trio.abc.ReceiveStream) -> str:
+    data = b""
+    while b"\n" not in data and len(data) < _MAX_LINE:
+        part = await stream.receive_some(_MAX_LINE)
+        if not part:
+            break
+        data += part
+    return data.partition(b"\n")[0].decode(errors="replace")
+
+
+def _failure(line: str, code: int | None) -> EncfsError:
+    word, _, rest = line.partition(" ")
+    number, _, message = rest.partition(" ")
+    if word == "failed" and number.isdigit():
+        error = EncfsError(message)
+        error.exit_code = ExitCode(int(number))
+        return error
+    return DriverFailed(
+        f"driver: ended with exit code {code} before it was ready", hint="see its log lines above"
+    )

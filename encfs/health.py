@@ -1,0 +1,95 @@
+"""The driver's pulse: a page of shared memory that the driver writes and its supervisor reads.
+
+Why shared memory: the supervisor must see that a driver is wedged at the very moment when neither may
+allocate memory, and without touching the mount (which would wedge the supervisor too).
+
+Layout, little-endian u64 each: beats (grows while the event loop runs), requests begun, requests ended.
+
+Kind: adapter
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from dataclasses import dataclass
+
+_PAGE = struct.Struct("<QQQ")
+_ONE = struct.Struct("<Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One look at the page."""
+
+    beats: int
+    begun: int
+    ended: int
+
+    @property
+    def in_flight(self) -> int:
+        """Requests taken from the kernel and not answered yet."""
+        return self.begun - self.ended
+
+
+class Pulse:
+    """The shared page. Make it with `create` in the supervisor; hand `fd` to the driver."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._page = mmap.mmap(fd, mmap.PAGESIZE)
+        self._beats = 0
+        self._begun = 0
+        self._ended = 0
+
+    @classmethod
+    def create(cls) -> Pulse:
+        fd = os.memfd_create("encfs-pulse", os.MFD_CLOEXEC)
+        os.ftruncate(fd, mmap.PAGESIZE)
+        return cls(fd)
+
+    def beat(self) -> None:
+        """Say that the event loop is alive."""
+        self._beats += 1
+        _ONE.pack_into(self._page, 0, self._beats)
+
+    def begin(self) -> None:
+        """A request was taken from the kernel."""
+        self._begun += 1
+        _ONE.pack_into(self._page, 8, self._begun)
+
+    def end(self) -> None:
+        """A request was answered."""
+        self._ended += 1
+        _ONE.pack_into(self._page, 16, self._ended)
+
+    def read(self) -> Reading:
+        return Reading(*_PAGE.unpack_from(self._page, 0))
+
+    def close(self) -> None:
+        self._page.close()
+        os.close(self.fd)
+
+
+class Watch:
+    """Decides from readings whether a driver is stuck.
+
+    Stuck means: for `deadline` seconds the event loop did not run, or a request stayed unanswered and none
+    was answered in that time. A store that is slow but answers something is not stuck.
+    """
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self._last = Reading(0, 0, 0)
+        self._beat_at: float | None = None
+        self._progress_at: float | None = None
+
+    def is_stuck(self, reading: Reading, now: float) -> bool:
+        """Take a reading made at `now` (seconds, monotonic)."""
+        last, self._last = self._last, reading
+        if self._beat_at is None or reading.beats != last.beats:
+            self._beat_at = now
+        if self._progress_at is None or reading.ended != last.ended or not reading.in_flight:
+            self._progress_at = now
+        return now - min(self._beat_at, self._progress_at) > self.deadline

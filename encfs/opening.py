@@ -1,0 +1,64 @@
+"""From an image and a passphrase to an unlocked volume.
+
+The header is read once into memory and checked; only that copy is used. Costly key derivation runs here, in
+the caller's process, so that a driver's memory stays small.
+
+Kind: composition
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import trio
+
+from encfs.block.file import FileDevice, open_file
+from encfs.keys import Secret
+from encfs.luks2.unlock import Header, read_header, unlock
+from encfs.session import Volume
+from encfs.volume import SegmentGeometry
+
+log = logging.getLogger(__name__)
+
+
+def inspect(path: Path) -> tuple[Header, int]:
+    """Read and check the header of an image, without a key.
+
+    Returns:
+        The header, and the size of the image in bytes.
+
+    Raises:
+        ImageError: what is wrong with the image.
+    """
+    source = open_file(path, read_only=True, lock=False)
+    try:
+        return read_header(source.read_exactly, source.size), source.size
+    finally:
+        source.close()
+
+
+async def open_volume(path: Path, passphrase: Secret, *, read_only: bool) -> Volume:
+    """Open, lock and unlock a local image.
+
+    Raises:
+        ImageError: what is wrong with the image.
+        WrongKey: no keyslot opens with this passphrase.
+    """
+    source = open_file(path, read_only=read_only)
+    try:
+        return await unlock_volume(source, path, passphrase)
+    except BaseException:
+        source.close()
+        raise
+
+
+async def unlock_volume(source: FileDevice, path: Path, passphrase: Secret) -> Volume:
+    """Unlock an image that is open already; the caller closes it when this raises."""
+    header = read_header(source.read_exactly, source.size)
+    for warning in header.warnings:
+        log.warning("image %s: %s", path, warning)
+    unlocked = await trio.to_thread.run_sync(lambda: unlock(header, passphrase, source.read_exactly))
+    segment = unlocked.segment
+    geometry = SegmentGeometry(segment.offset, segment.size, segment.sector_size, segment.iv_tweak)
+    return Volume(source, str(path), geometry, unlocked.volume_key, source.read_only)

@@ -1,0 +1,259 @@
+"""All state of one mounted volume: set up in order, watched, torn down in reverse.
+
+    NEW -> DRIVING -> ATTACHED -> MOUNTED -> CLOSED
+      \\________\\_________\\_________\\-> FAILED
+
+NEW      image open and locked, key proved by the header's digest
+DRIVING  the driver serves `data`; from here on the watch runs
+ATTACHED a loop device sits on `data`
+MOUNTED  the file system is mounted at the mount point: the last step, so nobody sees half of it
+CLOSED   unmounted, driver ended with 0: everything is in the image
+FAILED   the driver died or was cut off; whoever had files open got EIO
+
+The watch reads the driver's pulse. A driver that is stuck past the deadline is cut off by ending its FUSE
+connection, which is the only thing that helps once kernel and driver wait for each other.
+
+Kind: composition
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import trio
+
+from encfs import mount
+from encfs.block.file import FileDevice
+from encfs.driverproc import DriverProcess, start_driver
+from encfs.errors import DriverFailed, EncfsError, MountPointBusy, StoreError
+from encfs.health import Watch
+from encfs.keys import Secret
+from encfs.volume import SegmentGeometry
+
+log = logging.getLogger(__name__)
+
+_LOOP_RELEASE_SECONDS = 60
+_WATCH_SECONDS = 0.5
+_POLL_SECONDS = 0.02
+
+
+class Phase(StrEnum):
+    NEW = "new"
+    DRIVING = "driving"
+    ATTACHED = "attached"
+    MOUNTED = "mounted"
+    CLOSED = "closed"
+    FAILED = "failed"
+
+
+_NEXT = {
+    Phase.NEW: {Phase.DRIVING, Phase.FAILED},
+    Phase.DRIVING: {Phase.ATTACHED, Phase.CLOSED, Phase.FAILED},
+    Phase.ATTACHED: {Phase.MOUNTED, Phase.CLOSED, Phase.FAILED},
+    Phase.MOUNTED: {Phase.CLOSED, Phase.FAILED},
+    Phase.CLOSED: set(),
+    Phase.FAILED: set(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """An unlocked image: what a session needs to serve it."""
+
+    source: FileDevice
+    name: str
+    segment: SegmentGeometry
+    volume_key: Secret
+    read_only: bool
+
+
+class Session:
+    """One volume from driver to mount point. Use as an async context manager; leaving it tears down.
+
+    Args:
+        volume: the unlocked image; closed with the session.
+        device_directory: empty directory where FUSE is mounted.
+        deadline: seconds after which a driver that answers nothing is cut off.
+    """
+
+    def __init__(self, volume: Volume, device_directory: Path, *, deadline: float) -> None:
+        self.phase = Phase.NEW
+        self.volume = volume
+        self.device_directory = device_directory
+        self.driver: DriverProcess | None = None
+        self.loop: mount.Loop | None = None
+        self.mount_point: Path | None = None
+        self.failure: EncfsError | None = None
+        self.ended = trio.Event()
+        self._deadline = deadline
+        self._abort: int | None = None
+
+    def _enter(self, phase: Phase) -> None:
+        assert phase in _NEXT[self.phase], f"{self.phase} -> {phase}"
+        self.phase = phase
+
+    async def start(self, nursery: trio.Nursery, *, stderr: int | None = None) -> None:
+        """Start the driver and the watch. Afterwards `data` can be opened."""
+        volume = self.volume
+        self.driver = await start_driver(
+            volume.source,
+            volume.name,
+            volume.segment,
+            volume.volume_key,
+            self.device_directory,
+            read_only=volume.read_only,
+            stderr=stderr,
+        )
+        self._enter(Phase.DRIVING)
+        self._abort = mount.open_abort(self.device_directory)
+        nursery.start_soon(self._watch)
+
+    async def attach_and_mount(self, mount_point: Path, *, fs_type: str) -> None:
+        """Attach a loop device to `data` and mount its file system at `mount_point`."""
+        assert self.driver is not None
+        data, read_only = self.driver.data, self.volume.read_only
+        sector_size = self.volume.segment.sector_size
+        self.loop = await trio.to_thread.run_sync(
+            lambda: mount.attach_loop(data, sector_size=sector_size, read_only=read_only)
+        )
+        self._enter(Phase.ATTACHED)
+        device = self.loop.path
+        await trio.to_thread.run_sync(
+            lambda: mount.mount_file_system(device, mount_point, fs_type=fs_type, read_only=read_only)
+        )
+        # From here the mount keeps the loop device; without our descriptor it clears itself at the end.
+        os.close(self.loop.fd)
+        self.mount_point = mount_point
+        self._enter(Phase.MOUNTED)
+
+    async def unmount(self) -> None:
+        """Store everything and unmount; returns when it is in the image.
+
+        Raises:
+            MountPointBusy: files are open; the volume stays mounted and goes on working.
+            DriverFailed: the driver could not store everything.
+        """
+        if self.phase is Phase.MOUNTED:
+            assert self.mount_point is not None
+            mount_point = self.mount_point
+            if mount.is_mounted(mount_point):
+                await trio.to_thread.run_sync(lambda: mount.sync_file_system(mount_point))
+                await trio.to_thread.run_sync(lambda: mount.unmount(mount_point))
+        await self._release_loop()
+        await self._stop_driver()
+
+    async def _release_loop(self) -> None:
+        loop = self.loop
+        if loop is None:
+            return
+        if self.phase is Phase.ATTACHED:
+            mount.detach_loop(loop)
+            os.close(loop.fd)
+        with trio.move_on_after(_LOOP_RELEASE_SECONDS):
+            while mount.loop_backing_file(loop.number) is not None:
+                await trio.sleep(_POLL_SECONDS)
+            self.loop = None
+            return
+        raise MountPointBusy(
+            f"{loop.path}: still in use {_LOOP_RELEASE_SECONDS} s after unmounting",
+            hint="another mount namespace (a container) still has the volume mounted; end it first",
+        )
+
+    async def _stop_driver(self) -> None:
+        if self.phase in (Phase.CLOSED, Phase.FAILED) or self.driver is None:
+            return
+        if mount.is_mounted(self.device_directory):
+            await trio.to_thread.run_sync(lambda: mount.unmount(self.device_directory))
+        code = await self.driver.wait()
+        if code != 0:
+            self._fail(DriverFailed(f"driver of {self.volume.name}: ended with exit code {code}"))
+            raise StoreError(
+                f"image {self.volume.name}: the driver could not store everything (exit code {code})",
+                hint="its log says which writes failed; keep the image and check it with e2fsck",
+            )
+        self._enter(Phase.CLOSED)
+        self.ended.set()
+
+    async def _watch(self) -> None:
+        """Cut off a stuck driver, notice a dead one and a mount that somebody else removed."""
+        assert self.driver is not None
+        watch = Watch(self._deadline)
+        while self.phase not in (Phase.CLOSED, Phase.FAILED):
+            code = self.driver.process.poll()
+            if code == 0 and self.loop is None:  # unmounted, by us or by somebody else
+                self.ended.set()
+                return
+            if code is not None:
+                self._fail(DriverFailed(f"driver of {self.volume.name}: died with exit code {code}"))
+            elif watch.is_stuck(self.driver.pulse.read(), trio.current_time()):
+                self._cut_off()
+            elif self._mount_is_gone():
+                log.info("mount point %s: unmounted by somebody else", self.mount_point)
+                self.ended.set()
+                return
+            await trio.sleep(_WATCH_SECONDS)
+
+    def _mount_is_gone(self) -> bool:
+        return (
+            self.phase is Phase.MOUNTED
+            and self.loop is not None
+            and mount.loop_backing_file(self.loop.number) is None
+        )
+
+    def _cut_off(self) -> None:
+        """End the FUSE connection. Allocates as little as it can, and waits for nothing."""
+        mount.abort_connection(self.device_directory, self._abort)
+        self._fail(
+            DriverFailed(
+                f"driver of {self.volume.name}: answered nothing for {self._deadline:g} s and was cut off",
+                hint="everyone got EIO, writes not fsynced may be lost; mount again to replay the journal",
+            )
+        )
+
+    def _fail(self, error: EncfsError) -> None:
+        if self.phase in (Phase.CLOSED, Phase.FAILED):
+            return
+        log.error("%s", error)
+        self.failure = error
+        self._enter(Phase.FAILED)
+        self.ended.set()
+
+    async def clean_up(self) -> None:
+        """Leave nothing behind, whatever happened before. Idempotent; raises nothing it can avoid."""
+        with trio.CancelScope(shield=True):
+            if self.phase not in (Phase.CLOSED, Phase.FAILED):
+                try:
+                    await self.unmount()
+                except EncfsError as exc:
+                    log.error("%s", exc)
+                    self._fail(exc)
+            if self.phase is Phase.FAILED:
+                await self._force_away()
+            await self.volume.source.aclose()
+            if self.driver is not None:
+                self.driver.pulse.close()
+            if self._abort is not None:
+                os.close(self._abort)
+
+    async def _force_away(self) -> None:
+        steps: list[Callable[[], None]] = []
+        if (mount_point := self.mount_point) is not None:
+            steps.append(lambda: mount.unmount(mount_point, lazy=True))
+        if self.loop is not None and self.mount_point is None:
+            loop = self.loop
+            steps.append(lambda: mount.detach_loop(loop))
+            steps.append(lambda: os.close(loop.fd))
+        steps.append(lambda: mount.abort_connection(self.device_directory, self._abort))
+        steps.append(lambda: mount.unmount(self.device_directory, lazy=True))
+        for step in steps:
+            with contextlib.suppress(EncfsError, OSError):
+                await trio.to_thread.run_sync(step)
+        if self.driver is not None:
+            self.driver.kill()
+            await self.driver.wait()

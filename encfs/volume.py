@@ -1,0 +1,73 @@
+"""What a driver process needs to know of its volume, and the frame in which it is told.
+
+The frame goes over an inherited pipe: 4 bytes length of the JSON part, the JSON part, 4 bytes length of the
+key, the key (secret), little-endian. The pipe is the only way a key takes; it is never in argv, environment,
+a file or a log.
+
+Kind: pure
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from encfs.errors import UsageError
+from encfs.keys import Secret
+
+_LENGTH = struct.Struct("<I")
+_MAX_JSON = 64 << 10
+_MAX_KEY = 1 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentGeometry:
+    """A LUKS2 crypt segment, resolved: sizes in bytes, `iv_tweak` in 512-byte units."""
+
+    offset: int
+    size: int
+    sector_size: int
+    iv_tweak: int
+
+
+@dataclass(frozen=True, slots=True)
+class DriverOrder:
+    """One volume to serve. Descriptors are numbers in the driver process."""
+
+    image_fd: int
+    pulse_fd: int
+    directory: str
+    name: str
+    segment: SegmentGeometry
+    read_only: bool
+
+
+def build_frame(order: DriverOrder, volume_key: Secret) -> bytes:
+    """The frame: secret, because the key is in it."""
+    head = json.dumps(asdict(order)).encode()
+    key: bytes = volume_key.reveal()
+    return _LENGTH.pack(len(head)) + head + _LENGTH.pack(len(key)) + key
+
+
+def read_frame(read_exactly: Callable[[int], bytes]) -> tuple[DriverOrder, Secret]:
+    """Parse a frame from a reader that returns exactly the bytes asked for.
+
+    Raises:
+        UsageError: a length is out of bounds or a member is missing: not started by a supervisor.
+    """
+    head = json.loads(read_exactly(_length(read_exactly(4), _MAX_JSON)))
+    key = Secret(read_exactly(_length(read_exactly(4), _MAX_KEY)))
+    try:
+        segment = SegmentGeometry(**head.pop("segment"))
+        return DriverOrder(segment=segment, **head), key
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise UsageError("driver order: members missing or unknown") from exc
+
+
+def _length(data: bytes, limit: int) -> int:
+    (length,) = _LENGTH.unpack(data)
+    if not 0 < length <= limit:
+        raise UsageError(f"driver order: length {length}, wanted 1 to {limit}")
+    return int(length)
