@@ -1,17 +1,43 @@
-"""Shared fixtures, and one rule: an unexpected log record at WARNING or above fails the test."""
+"""Shared fixtures, and two rules.
+
+An unexpected log record at WARNING or above fails the test. A test whose marker needs something this machine
+lacks (FUSE, root, an emulator) is skipped with the missing thing named; in CI it fails.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fakes.needs import refuse_lacking
+from guest.machine import Guest, prepare
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))  # makes `import fakes.x` work under import-mode=importlib
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    refuse_lacking([mark.name for mark in item.iter_markers()], ci=os.environ.get("CI") == "true")
+
+
+@pytest.fixture(scope="session")
+def guest() -> Guest:
+    """A real kernel under emulation; tests that take it carry the marker `kernel`."""
+    return prepare()
 
 
 @pytest.fixture

@@ -1,0 +1,47 @@
+"""What a test's marker needs of the machine, and what of it is not there.
+
+A user's machine may lack FUSE or an emulator: the test is skipped and the reason names the missing thing. CI
+has no such excuse: there the same test fails.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from guest import parts
+
+
+def _fuse() -> str:
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR))
+    except OSError as exc:
+        return f"/dev/fuse: {exc.strerror}"
+    return ""
+
+
+def _root() -> str:
+    if os.geteuid() != 0:
+        return "not run as root"
+    if not Path("/dev/loop-control").exists():
+        return "no /dev/loop-control"
+    return ""
+
+
+def _kernel() -> str:
+    return f"no guest kernel: missing {', '.join(parts.missing())}" if parts.missing() else ""
+
+
+NEEDS = {"fuse": _fuse, "root": _root, "kernel": _kernel}
+
+
+def refuse_lacking(markers: Iterable[str], *, ci: bool) -> None:
+    """Skips the running test, or fails it in CI, when the machine lacks what one of its markers needs."""
+    for marker in markers:
+        reason = NEEDS[marker]() if marker in NEEDS else ""
+        if reason and ci:
+            pytest.fail(f"marker {marker}: {reason}", pytrace=False)
+        if reason:
+            pytest.skip(f"marker {marker}: {reason}")

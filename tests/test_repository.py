@@ -1,0 +1,121 @@
+"""What the tree must not hold, and what its scripts promise."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from fakes.needs import NEEDS, refuse_lacking
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = sorted(path for path in [*(ROOT / "scripts").iterdir(), ROOT / ".ci" / "run"] if path.is_file())
+MACHINE_PATH = re.compile(r"/(?:work|root|home/[a-z]+|opt)/|/Users/|/pyenv/|\.pyenv")
+# Hosts that packages come from. Built from parts, so that this file does not name one itself.
+REGISTRY = re.compile(
+    "|".join(
+        rf"\b{name}\.{top}\b"
+        for name, top in [
+            ("pypi", "org"),
+            ("pythonhosted", "org"),
+            ("npmjs", "(?:org|com)"),
+            (r"(?:deb|security|archive)\.debian", "org"),
+            ("docker", "io"),
+            ("gcr", "io"),
+            ("ghcr", "io"),
+            ("quay", "io"),
+        ]
+    )
+)
+# Images for tests are the only binaries, and each has the command that made it beside it.
+BINARIES = re.compile(r"^tests/data/")
+# An owner's or a vault's private key never lies in the tree, not even in a test.
+SECRETS = re.compile("-----BEGIN (?:RSA |EC |ENCRYPTED )?PRIVATE " + "KEY-----")
+
+
+def tracked() -> list[str]:
+    """Files that git would take: what is committed, and what is new and not ignored."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=30)
+    names = [name for name in done.stdout.decode().split("\0") if name]
+    return [name for name in names if (ROOT / name).is_file()]
+
+
+def texts() -> list[tuple[str, str]]:
+    """Name and text of every file that is not a binary of the tests."""
+    found = []
+    for name in tracked():
+        data = (ROOT / name).read_bytes()
+        if not BINARIES.match(name) or b"\0" not in data:
+            found.append((name, data.decode(errors="replace")))
+    return found
+
+
+def hits(pattern: re.Pattern[str]) -> list[str]:
+    return [
+        f"{name}:{number}: {line.strip()[:100]}"
+        for name, text in texts()
+        for number, line in enumerate(text.splitlines(), start=1)
+        if pattern.search(line) and name != "tests/test_repository.py"
+    ]
+
+
+@pytest.mark.parametrize(
+    "pattern", [MACHINE_PATH, REGISTRY, SECRETS], ids=["machine paths", "registry hosts", "private keys"]
+)
+def test_no_file_says(pattern: re.Pattern[str]) -> None:
+    assert hits(pattern) == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "line"),
+    [
+        (MACHINE_PATH, "open('/work/x')"),
+        (REGISTRY, "https://registry.npmjs" + ".org/x"),
+        (SECRETS, "-----BEGIN PRIVATE " + "KEY-----"),
+    ],
+)
+def test_the_patterns_find_what_they_are_for(pattern: re.Pattern[str], line: str) -> None:
+    assert pattern.search(line)
+
+
+def test_no_binaries_and_nothing_large() -> None:
+    for name in tracked():
+        data = (ROOT / name).read_bytes()
+        assert len(data) < 1 << 20, f"{name} has {len(data)} bytes"
+        assert b"\0" not in data or BINARIES.match(name), f"{name} is a binary"
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_short_strict_and_say_what_they_do(script: Path) -> None:
+    text = script.read_text()
+    lines = text.splitlines()
+    assert script.stat().st_mode & 0o111, f"{script} is not executable"
+    assert lines[0] == "#!/usr/bin/env bash"
+    assert "set -euo pipefail" in lines or len(lines) < 5
+    code = [line for line in lines if line and not line.startswith("#")]
+    # The demo is a story told to a reader, step by step; all others are glue.
+    assert len(code) < 20 or script.name == "demo", f"{script} has {len(code)} lines of code"
+    subprocess.run(["bash", "-n", script], check=True, timeout=10)
+
+
+def test_everything_installed_is_pinned() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines)
+    assert lines == sorted(lines, key=str.lower), "constraints.txt is not sorted"
+    for package in importlib.metadata.distributions():
+        name = package.metadata["Name"]
+        if name != "attested-volumes":
+            assert pins.get(name) == package.version, f"{name} {package.version}, pinned {pins.get(name)}"
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [(False, pytest.skip.Exception), (True, pytest.fail.Exception)])
+def test_a_lacking_machine_skips_but_fails_ci(
+    monkeypatch: pytest.MonkeyPatch, ci: bool, outcome: type[BaseException]
+) -> None:
+    monkeypatch.setitem(NEEDS, "fuse", lambda: "/dev/fuse: missing")
+    refuse_lacking(["slow", "root"] if NEEDS["root"]() == "" else ["slow"], ci=ci)
+    with pytest.raises(outcome, match="marker fuse: /dev/fuse: missing"):
+        refuse_lacking(["slow", "fuse"], ci=ci)
