@@ -5,6 +5,10 @@
     |-- MalformedInput      3  400  bytes from outside do not parse: report, certificate, token, key
     |-- ReportUnavailable   4  503  no SNP report could be had
     |-- VerificationFailed  5  403  a signature, chain or policy check failed
+    |   |-- CertificateRejected  10  403  the certificate chain does not lead from a trusted root to the report
+    |   |-- SignatureRejected    11  403  the report's signature is wrong or of a kind that proves nothing
+    |   |-- PolicyRejected       12  403  the evidence is genuine, but is not what the verifier asked for
+    |   `-- CertificateRevoked   13  403  a certificate is on AMD's revocation list, or the list cannot be used
     |-- ServiceError        6  502  a service could not be reached or answered with an error
     |   |-- AttestationRefused  7  403  the attestation authority refused the evidence
     |   `-- ReleaseRefused      8  403  the vault refused to release the key
@@ -34,6 +38,10 @@ class ExitCode(IntEnum):
     ATTESTATION_REFUSED = 7
     RELEASE_REFUSED = 8
     IDENTITY = 9
+    CERTIFICATE_REJECTED = 10
+    SIGNATURE_REJECTED = 11
+    POLICY_REJECTED = 12
+    CERTIFICATE_REVOKED = 13
     INTERRUPTED = 130
 
 
@@ -79,6 +87,30 @@ class VerificationFailed(SidecarError):
 
     exit_code = ExitCode.VERIFICATION_FAILED
     http_status = 403
+
+
+class CertificateRejected(VerificationFailed):
+    """The certificate chain does not lead from a trusted root to the report."""
+
+    exit_code = ExitCode.CERTIFICATE_REJECTED
+
+
+class SignatureRejected(VerificationFailed):
+    """The report's signature is wrong or of a kind that proves nothing."""
+
+    exit_code = ExitCode.SIGNATURE_REJECTED
+
+
+class PolicyRejected(VerificationFailed):
+    """The evidence is genuine, but is not what the verifier asked for."""
+
+    exit_code = ExitCode.POLICY_REJECTED
+
+
+class CertificateRevoked(VerificationFailed):
+    """A certificate is on AMD's revocation list, or the list cannot be used."""
+
+    exit_code = ExitCode.CERTIFICATE_REVOKED
 
 
 class ServiceError(SidecarError):
