@@ -119,7 +119,8 @@ async def _fill(fd: int, path: Path, size: int, passphrase: Secret, options: Cre
         )
     )
     os.ftruncate(fd, size)
-    _write_all(fd, formatted.data)
+    for offset, data in formatted.writes:
+        _write_all(fd, offset, data)
     segment = formatted.segment
     geometry = SegmentGeometry(segment.offset, segment.size, segment.sector_size, segment.iv_tweak)
     # The driver gets a descriptor of its own; ours stays open for the last fsync.
@@ -217,8 +218,8 @@ def _publish(partial: Path, path: Path, *, force: bool) -> None:
         os.close(folder)
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def _write_all(fd: int, offset: int, data: bytes) -> None:
     view = memoryview(data)
     done = 0
     while done < len(view):
-        done += os.pwrite(fd, view[done:], done)
+        done += os.pwrite(fd, view[done:], offset + done)

@@ -30,10 +30,10 @@ from encfs.volume import DriverOrder, read_frame
 
 log = logging.getLogger("encfs.driver")
 
-# Working buffers: one reply buffer per FUSE worker, and one for each layer that may need one under it.
-_BUFFERS = 3 * fuse.WORKERS
+# Working buffers: one per worker, and two more. A request holds at most two at once, so one can always go on.
+_BUFFERS = fuse.WORKERS + 2
 # Request buffers of libfuse and pyfuse3's copies of writes: one of each per worker, and slack.
-_WARM_HEAP = (2 * fuse.WORKERS + 4) * fuse.MAX_REQUEST
+_WARM_HEAP = (2 * fuse.WORKERS + 2) * fuse.MAX_REQUEST
 _BEAT_SECONDS = 0.5
 
 

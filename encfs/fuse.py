@@ -34,9 +34,9 @@ _DATA_INODE = 2
 _HANDLE = 1
 # libfuse 3.14 takes requests of at most 256 pages.
 MAX_REQUEST = 1 << 20
-# Requests served at once. The kernel keeps 12 in the background by default (max_background); every worker
+# Requests served at once. A local image is read without waiting, so a few suffice; every worker
 # owns a request buffer of 1 MiB, so this is also a memory figure.
-WORKERS = 8
+WORKERS = 4
 
 
 class DataFile(pyfuse3.Operations):

@@ -143,8 +143,8 @@ def passphrase_from_jwk(
     Args:
         jwk: private JWK, secret. `oct` keys (32 bytes) are used as they are. `RSA` keys go through
             HKDF-SHA-256 over the private exponent, big endian without leading zeros.
-        salt: HKDF salt, at least one byte; needed for RSA, refused for oct.
-        label: HKDF info; `Symmetric Encryption Key` when absent.
+        salt: HKDF salt, at least one byte; needed for RSA, without effect for oct (as in the predecessor).
+        label: HKDF info, for RSA; `Symmetric Encryption Key` when absent.
 
     Raises:
         KeyUnusable: another key type or size, a member missing, or an RSA key without salt.
@@ -153,7 +153,7 @@ def passphrase_from_jwk(
     """
     kty = jwk.get("kty")
     if kty in ("oct", "oct-HSM"):
-        return _oct_passphrase(jwk, salt)
+        return _oct_passphrase(jwk)
     if kty in ("RSA", "RSA-HSM"):
         return _rsa_passphrase(jwk, salt, label)
     shown = kty if isinstance(kty, str) and len(kty) <= 20 else type(kty).__name__
@@ -163,12 +163,7 @@ def passphrase_from_jwk(
     )
 
 
-def _oct_passphrase(jwk: Mapping[str, object], salt: bytes | None) -> Secret:
-    if salt:
-        raise KeyUnusable(
-            "an oct key and a derivation salt, wanted a salt only with an RSA key",
-            hint="an oct key is used as it is; remove the salt, or name the RSA key",
-        )
+def _oct_passphrase(jwk: Mapping[str, object]) -> Secret:
     key = _base64url_member(jwk, "k")
     if len(key) != KEY_SIZE:
         raise KeyUnusable(

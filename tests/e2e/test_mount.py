@@ -1,0 +1,179 @@
+"""The volume path for real: create, mount, read, write, unmount, on a kernel's ext4 over our FUSE file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from fakes.commands import Commands, is_mounted
+
+pytestmark = [pytest.mark.fuse, pytest.mark.root]
+
+# The command that made images for the predecessor.
+PREDECESSOR = [
+    *("cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", "--cipher", "aes-xts-plain64"),
+    *("--key-size", "512", "--sector-size", "4096", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"),
+]
+
+
+def listing(top: Path) -> dict[str, tuple[object, ...]]:
+    """Every entry below `top` with type, mode, owner, links, size or target, time and content."""
+    found: dict[str, tuple[object, ...]] = {}
+    for path in sorted(top.rglob("*")):
+        if path.name == "lost+found":
+            continue
+        status = path.lstat()
+        content: object = None
+        if stat.S_ISREG(status.st_mode):
+            content = path.read_bytes()
+        elif stat.S_ISLNK(status.st_mode):
+            content = os.readlink(path)
+        links = status.st_nlink if not path.is_dir() else None
+        key = str(path.relative_to(top))
+        found[key] = (status.st_mode, status.st_uid, status.st_gid, links, int(status.st_mtime), content)
+    return found
+
+
+def create(commands: Commands, *more: str | Path, size: str = "64M") -> Path:
+    image = commands.folder / "data.img"
+    commands.run("encfs", "create", image, "--size", size, "--key-file", "key.bin", *more, check=True)
+    return image
+
+
+def test_a_folder_becomes_a_volume_and_comes_back(commands: Commands, sample: Path) -> None:
+    image = create(commands, "--from", sample)
+    raw = image.read_bytes()
+    assert b"attested\n" not in raw
+    assert stat.S_IMODE(image.stat().st_mode) == 0o600
+    mnt = commands.folder / "mnt"
+    commands.run("encfs", "mount", image, mnt, "--key-file", "key.bin", check=True)
+    assert listing(mnt) == listing(sample)
+    assert (mnt / "sparse").stat().st_blocks * 512 < 100_000
+    commands.run("encfs", "unmount", mnt, check=True)
+    assert not is_mounted(mnt)
+
+
+def test_writes_are_there_after_unmount_and_remount(commands: Commands) -> None:
+    image, mnt = create(commands), commands.folder / "mnt"
+    data = os.urandom(20 << 20)
+    for expected in (None, data):
+        commands.run("encfs", "mount", image, mnt, "--key-file", "key.bin", check=True)
+        if expected is None:
+            (mnt / "file").write_bytes(data)
+        else:
+            assert (mnt / "file").read_bytes() == expected
+        commands.run("encfs", "unmount", mnt, check=True)
+    with commands.serving(
+        *("encfs", "expose", image, "mnt", "--key-file", "key.bin", "--read-only"), ready="ready"
+    ):
+        commands.run("e2fsck", "-fn", mnt / "data", check=True)
+
+
+def test_an_image_of_the_predecessor_mounts(commands: Commands, sample: Path) -> None:
+    """Made by cryptsetup with the predecessor's parameters, filled through our FUSE file, mounted by us."""
+    image, mnt = commands.folder / "old.img", commands.folder / "mnt"
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    commands.run(*PREDECESSOR, image, "--key-file", "key.bin", check=True)
+    with commands.serving("encfs", "expose", image, mnt, "--key-file", "key.bin", ready="ready"):
+        commands.run("mkfs.ext4", "-q", "-F", "-d", sample, mnt / "data", check=True)
+    commands.run("encfs", "mount", image, mnt, "--key-file", "key.bin", "--read-only", check=True)
+    assert listing(mnt) == listing(sample)
+    commands.run("encfs", "unmount", mnt, check=True)
+
+
+def test_read_only_refuses_writes_and_changes_nothing(commands: Commands, sample: Path) -> None:
+    image, mnt = create(commands, "--from", sample), commands.folder / "mnt"
+    # A journal that wants replay: kill the driver in the middle of writes.
+    commands.run("encfs", "mount", image, mnt, "--key-file", "key.bin", check=True)
+    (mnt / "late").write_bytes(b"x" * 100_000)
+    os.sync()
+    kill_driver(commands)
+    before = image.read_bytes()
+    commands.run("encfs", "mount", image, mnt, "--key-file", "key.bin", "--read-only", check=True)
+    with pytest.raises(OSError, match="Read-only file system"):
+        (mnt / "new").write_text("no")
+    assert (mnt / "text").read_text() == "attested\n"
+    commands.run("encfs", "unmount", mnt, check=True)
+    assert image.read_bytes() == before, "a read-only mount changed the image"
+
+
+def kill_driver(commands: Commands) -> None:
+    """SIGKILL the driver of the only mount, and wait until its supervisor has cleaned up."""
+    import json
+
+    (state_file,) = (commands.folder / "run").glob("*/state.json")
+    state = json.loads(state_file.read_text())
+    os.kill(state["driver_pid"], signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{state['supervisor_pid']}").exists():
+        assert time.monotonic() < deadline, "supervisor still there 20 s after its driver died"
+        time.sleep(0.05)
+    assert not is_mounted(commands.folder / "mnt")
+
+
+def test_busy_mount_says_who_and_stays(commands: Commands) -> None:
+    image, mnt = create(commands), commands.folder / "mnt"
+    commands.run("encfs", "mount", image, mnt, "--key-file", "key.bin", check=True)
+    (mnt / "file").write_text("1")
+    with subprocess.Popen(["sleep", "60"], cwd=mnt) as user:
+        result = commands.run("encfs", "unmount", mnt)
+        assert result.code == 20
+        assert f"sleep (pid {user.pid})" in result.err
+        assert (mnt / "file").read_text() == "1"
+        user.kill()
+        user.wait()
+    commands.run("encfs", "unmount", mnt, check=True)
+
+
+def test_second_mount_of_one_image_is_refused(commands: Commands) -> None:
+    image, mnt = create(commands), commands.folder / "mnt"
+    other = commands.folder / "other"
+    other.mkdir()
+    commands.run("encfs", "mount", image, mnt, "--key-file", "key.bin", check=True)
+    result = commands.run("encfs", "mount", image, other, "--key-file", "key.bin")
+    assert (result.code, "in use" in result.err) == (15, True)
+    commands.run("encfs", "unmount", mnt, check=True)
+    commands.run("encfs", "mount", image, other, "--key-file", "key.bin", check=True)
+    commands.run("encfs", "unmount", other, check=True)
+
+
+def test_foreground_unmounts_on_sigterm(commands: Commands) -> None:
+    image, mnt = create(commands), commands.folder / "mnt"
+    words = ("encfs", "mount", image, mnt, "--key-file", "key.bin", "--foreground")
+    with commands.serving(*words, ready="ready") as process:
+        (mnt / "file").write_text("kept")
+    assert process.returncode == 0
+    assert not is_mounted(mnt)
+    commands.run("encfs", "mount", image, mnt, "--key-file", "key.bin", check=True)
+    assert (mnt / "file").read_text() == "kept"
+    commands.run("encfs", "unmount", mnt, check=True)
+
+
+def test_killed_supervisor_leaves_a_volume_that_unmounts_whole(commands: Commands) -> None:
+    import json
+
+    image, mnt = create(commands), commands.folder / "mnt"
+    commands.run("encfs", "mount", image, mnt, "--key-file", "key.bin", check=True)
+    (state_file,) = (commands.folder / "run").glob("*/state.json")
+    os.kill(json.loads(state_file.read_text())["supervisor_pid"], signal.SIGKILL)
+    (mnt / "file").write_text("after the supervisor died")
+    commands.run("encfs", "unmount", mnt, check=True)
+    commands.run("encfs", "mount", image, mnt, "--key-file", "key.bin", check=True)
+    assert (mnt / "file").read_text() == "after the supervisor died"
+    commands.run("encfs", "unmount", mnt, check=True)
+
+
+def test_unmounted_by_hand_ends_the_supervisor(commands: Commands) -> None:
+    image, mnt = create(commands), commands.folder / "mnt"
+    words = ("encfs", "mount", image, mnt, "--key-file", "key.bin", "--foreground")
+    with commands.serving(*words, ready="ready") as process:
+        commands.run("umount", mnt, check=True)
+        assert process.wait(20) == 0
+    result = commands.run("encfs", "unmount", mnt)
+    assert (result.code, "no volume of ours" in result.err) == (25, True)
