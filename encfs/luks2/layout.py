@@ -190,3 +190,16 @@ def _volume_key_size(metadata: Metadata) -> int:
     if len(sizes) > 1:
         raise MalformedMetadata(f"keyslots hold volume keys of {sorted(sizes)} bytes, wanted one size")
     return sizes.pop() if sizes else XTS_KEY_SIZES[-1]
+
+
+def free_gaps(hdr_size: int, metadata: Metadata) -> list[tuple[int, int]]:
+    """Unused room between keyslot areas, as (offset, size) in bytes, in order."""
+    at, end = keyslot_areas(hdr_size, metadata)
+    gaps = []
+    for area in sorted((slot.area for slot in metadata.keyslots.values()), key=lambda area: area.offset):
+        if area.offset > at:
+            gaps.append((at, area.offset - at))
+        at = area.end
+    if end > at:
+        gaps.append((at, end - at))
+    return gaps

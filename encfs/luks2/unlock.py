@@ -58,6 +58,8 @@ class Header:
         segment: the encrypted data, resolved against the image's size.
         copy_used: which copy.
         primary, secondary: the state of each copy.
+        salts: the salt of each copy, None for one that is damaged.
+        image_size: bytes of the image that holds the header.
         warnings: what the user should know although the header is usable.
         detached: True when the data lies in another image.
     """
@@ -68,6 +70,8 @@ class Header:
     copy_used: Literal["primary", "secondary"]
     primary: CopyState
     secondary: CopyState
+    salts: tuple[bytes | None, bytes | None]
+    image_size: int
     warnings: tuple[str, ...]
     detached: bool
 
@@ -114,8 +118,22 @@ def read_header(read: Read, image_size: int, *, data_size: int | None = None) ->
     metadata = parse_metadata(copy.json_text)
     segment = check_layout(metadata, hdr_size=copy.binary.size, header_size=image_size, data_size=data_size)
     token.check_tokens(metadata)
-    warnings = _warnings(states, primary_error, secondary_error)
-    return Header(copy.binary, metadata, segment, used, *states, warnings, data_size is not None)
+    return Header(
+        binary=copy.binary,
+        metadata=metadata,
+        segment=segment,
+        copy_used=used,
+        primary=states[0],
+        secondary=states[1],
+        salts=(_salt(primary), _salt(secondary)),
+        image_size=image_size,
+        warnings=_warnings(states, primary_error, secondary_error),
+        detached=data_size is not None,
+    )
+
+
+def _salt(copy: HeaderCopy | None) -> bytes | None:
+    return None if copy is None else copy.binary.salt
 
 
 def unlock(
@@ -126,6 +144,7 @@ def unlock(
     limits: KdfLimits | None = None,
     keyslot: int | None = None,
     require_authenticated: bool = False,
+    accept_changed_header: bool = False,
 ) -> Unlocked:
     """Open a volume with a passphrase.
 
@@ -136,6 +155,8 @@ def unlock(
         limits: what unlocking may cost; defaults when absent.
         keyslot: try only this keyslot; needed for one of priority 0.
         require_authenticated: refuse a header without MAC.
+        accept_changed_header: do not look at the MAC; only for authenticating the header again after a
+            change that the user made with another tool.
 
     Raises:
         WrongKey: no keyslot opens; the message names the key the image was made with, when known.
@@ -155,7 +176,7 @@ def unlock(
             continue
         if volume_key is not None:
             check_xts_key(volume_key)
-            authenticated = token.check_header_mac(
+            authenticated = not accept_changed_header and token.check_header_mac(
                 header.binary, header.metadata, volume_key, required=require_authenticated
             )
             return Unlocked(volume_key, header.segment, number, authenticated)
