@@ -40,7 +40,8 @@ _BEAT_SECONDS = 0.5
 def main() -> None:
     """Serve the volume described on standard input."""
     os.umask(0o077)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="encfs driver: %(message)s")
+    os.set_blocking(2, False)  # a supervisor that reads no log must not hold up a write
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
     # The terminal's interrupt goes to the whole group; only the supervisor decides when a driver ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     residency.keep_heap(_WARM_HEAP)

@@ -6,6 +6,7 @@ Kind: adapter
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -19,6 +20,8 @@ from encfs.errors import DriverFailed, EncfsError, ExitCode
 from encfs.health import Pulse
 from encfs.keys import Secret
 from encfs.volume import DriverOrder, SegmentGeometry, build_frame
+
+log = logging.getLogger(__name__)
 
 _START_SECONDS = 30
 _MAX_LINE = 4096
@@ -63,7 +66,7 @@ async def start_driver(
     directory: Path,
     *,
     read_only: bool,
-    stderr: int | None = None,
+    nursery: trio.Nursery,
 ) -> DriverProcess:
     """Start a driver that serves `directory/data`, and wait until it does.
 
@@ -74,7 +77,7 @@ async def start_driver(
         volume_key: secret; travels over the pipe that is the driver's standard input.
         directory: empty directory to mount FUSE at.
         read_only: serve reads only.
-        stderr: where the driver logs; None inherits ours.
+        nursery: runs the task that passes the driver's log lines on to ours.
 
     Raises:
         DriverFailed: it ended or said nothing within 30 s.
@@ -87,16 +90,18 @@ async def start_driver(
         [sys.executable, "-P", "-s", "-m", "encfs.driver"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=stderr,
+        stderr=subprocess.PIPE,
         pass_fds=(source.fd, pulse.fd),
         env=environment,
         cwd="/",
         start_new_session=True,
     )
     driver = DriverProcess(process, pulse, directory)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    nursery.start_soon(_relay_log, process.stderr)
     try:
-        assert process.stdin is not None
-        assert process.stdout is not None
         with trio.fail_after(_START_SECONDS):
             await process.stdin.send_all(build_frame(order, volume_key))
             await process.stdin.aclose()
@@ -112,6 +117,17 @@ async def start_driver(
         driver.kill()
         raise
     return driver
+
+
+async def _relay_log(stream: trio.abc.ReceiveStream) -> None:
+    """Log the driver's lines as our own; a line is `LEVEL text`. Ends with the driver."""
+    buffer = b""
+    while part := await stream.receive_some(_MAX_LINE):
+        *lines, buffer = (buffer + part).split(b"\n")
+        for line in lines:
+            level, _, text = line.decode(errors="replace").partition(" ")
+            log.log(logging.getLevelNamesMapping().get(level, logging.INFO), "driver: %s", text)
+        buffer = buffer[-_MAX_LINE:]
 
 
 async def _first_line(stream: trio.abc.ReceiveStream) -> str:

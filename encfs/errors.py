@@ -36,6 +36,7 @@
     |   `-- NotMounted             25  nothing of ours is mounted there
     |-- StoreError                  7  the image's store failed, or data is not stored yet
     |   `-- ReadOnlyDevice          7  a write reached a read-only device (EROFS)
+    |-- Interrupted               130  a signal ended the command before its work was done
     |-- DriverFailed                8  the driver process died, or was cut off after its deadline
     `-- BadRequest                  1  a block request is unaligned or out of range: a defect in the caller
 
@@ -299,3 +300,9 @@ class LastKeyslot(UsageError):
 
 class NoFreeKeyslot(UsageError):
     """The header has no room for another keyslot."""
+
+
+class Interrupted(EncfsError):
+    """A signal ended the command before its work was done; nothing is left behind."""
+
+    exit_code = ExitCode.INTERRUPTED

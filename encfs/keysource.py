@@ -51,7 +51,9 @@ def read_key_file(path: str) -> Secret:
             with Path(path).open("rb") as file:
                 data = file.read(_MAX_KEY_FILE + 1)
     except OSError as exc:
-        raise KeyFileError(f"key file {path}: {exc.strerror}") from exc
+        raise KeyFileError(
+            f"key file {path}: {exc.strerror}", hint="make one: head -c 32 /dev/urandom > key.bin"
+        ) from exc
     if len(data) > _MAX_KEY_FILE:
         raise KeyFileError(
             f"key file {path}: over {_MAX_KEY_FILE} bytes, wanted 32 bytes, 64 hex digits or a JWK"

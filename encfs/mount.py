@@ -167,8 +167,8 @@ def mount_file_system(device: str, mount_point: Path, *, fs_type: str, read_only
         code = ctypes.get_errno()
         raise FileSystemError(
             f"volume on {device}: mounting {fs_type} failed: {os.strerror(code)}",
-            hint="the key is right, so the volume holds no valid file system of that type: "
-            "check it with `encfs expose` and `e2fsck -n DIR/data`",
+            hint="the key is right, so the volume holds no such file system, a damaged one (check it with "
+            "`encfs expose` and `e2fsck -n DIR/data`), or one with blocks smaller than the image's sectors",
         )
 
 

@@ -8,12 +8,15 @@ Kind: composition
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import trio
 
 from encfs.block.file import FileDevice, open_file
+from encfs.errors import EncfsError, TruncatedImage
 from encfs.keys import Secret
 from encfs.luks2.unlock import Header, read_header, unlock
 from encfs.session import Volume
@@ -33,7 +36,9 @@ def inspect(path: Path) -> tuple[Header, int]:
     """
     source = open_file(path, read_only=True, lock=False)
     try:
-        return read_header(source.read_exactly, source.size), source.size
+        _refuse_empty(source, path)
+        with _naming(path):
+            return read_header(source.read_exactly, source.size), source.size
     finally:
         source.close()
 
@@ -55,10 +60,29 @@ async def open_volume(path: Path, passphrase: Secret, *, read_only: bool) -> Vol
 
 async def unlock_volume(source: FileDevice, path: Path, passphrase: Secret) -> Volume:
     """Unlock an image that is open already; the caller closes it when this raises."""
-    header = read_header(source.read_exactly, source.size)
-    for warning in header.warnings:
-        log.warning("image %s: %s", path, warning)
-    unlocked = await trio.to_thread.run_sync(lambda: unlock(header, passphrase, source.read_exactly))
+    _refuse_empty(source, path)
+    with _naming(path):
+        header = read_header(source.read_exactly, source.size)
+        for warning in header.warnings:
+            log.warning("image %s: %s", path, warning)
+        unlocked = await trio.to_thread.run_sync(lambda: unlock(header, passphrase, source.read_exactly))
     segment = unlocked.segment
     geometry = SegmentGeometry(segment.offset, segment.size, segment.sector_size, segment.iv_tweak)
     return Volume(source, str(path), geometry, unlocked.volume_key, source.read_only)
+
+
+def _refuse_empty(source: FileDevice, path: Path) -> None:
+    if source.size == 0:
+        raise TruncatedImage(
+            f"image {path}: empty", hint="restore it from a copy, or make one with `encfs create`"
+        )
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say in an error which image it is about; the format code below knows only bytes."""
+    try:
+        yield
+    except EncfsError as exc:
+        exc.args = (f"image {path}: {str(exc).removeprefix('image: ')}",)
+        raise

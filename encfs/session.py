@@ -91,6 +91,7 @@ class Session:
         self.mount_point: Path | None = None
         self.failure: EncfsError | None = None
         self.ended = trio.Event()
+        self.serving = False  # set-up is done: a signal now means unmount
         self._deadline = deadline
         self._abort: int | None = None
 
@@ -98,7 +99,7 @@ class Session:
         assert phase in _NEXT[self.phase], f"{self.phase} -> {phase}"
         self.phase = phase
 
-    async def start(self, nursery: trio.Nursery, *, stderr: int | None = None) -> None:
+    async def start(self, nursery: trio.Nursery) -> None:
         """Start the driver and the watch. Afterwards `data` can be opened."""
         volume = self.volume
         self.driver = await start_driver(
@@ -108,7 +109,7 @@ class Session:
             volume.volume_key,
             self.device_directory,
             read_only=volume.read_only,
-            stderr=stderr,
+            nursery=nursery,
         )
         self._enter(Phase.DRIVING)
         self._abort = mount.open_abort(self.device_directory)

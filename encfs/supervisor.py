@@ -21,7 +21,7 @@ from pathlib import Path
 import trio
 
 from encfs import mount, residency, rundir
-from encfs.errors import EncfsError, ExitCode, MountPointBusy
+from encfs.errors import EncfsError, ExitCode, Interrupted, MountPointBusy
 from encfs.session import Phase, Session, Volume
 
 log = logging.getLogger(__name__)
@@ -51,12 +51,16 @@ async def run_mount(
     try:
         async with trio.open_nursery() as nursery:
             try:
-                await session.start(nursery)
-                await session.attach_and_mount(mount_point, fs_type=fs_type)
-                _write_state(folder, session, mount_point)
-                await nursery.start(_serve_control, session, folder / "control")
-                nursery.start_soon(_obey_signals, session)
-                on_ready()
+                with trio.CancelScope() as set_up:
+                    await nursery.start(_obey_signals, session, set_up)
+                    await session.start(nursery)
+                    await session.attach_and_mount(mount_point, fs_type=fs_type)
+                    _write_state(folder, session, mount_point)
+                    await nursery.start(_serve_control, session, folder / "control")
+                    session.serving = True
+                    on_ready()
+                if set_up.cancelled_caught:
+                    raise Interrupted(f"mount point {mount_point}: interrupted before it was mounted")
                 for refused in residency.lock():
                     log.info("supervisor: %s", refused)
                 await session.ended.wait()
@@ -76,9 +80,13 @@ async def run_expose(
     session = Session(volume, directory, deadline=deadline)
     async with trio.open_nursery() as nursery:
         try:
-            await session.start(nursery)
-            nursery.start_soon(_obey_signals, session)
-            on_ready()
+            with trio.CancelScope() as set_up:
+                await nursery.start(_obey_signals, session, set_up)
+                await session.start(nursery)
+                session.serving = True
+                on_ready()
+            if set_up.cancelled_caught:
+                raise Interrupted(f"directory {directory}: interrupted before it was served")
             await session.ended.wait()
         finally:
             await session.clean_up()
@@ -148,10 +156,22 @@ def _write_state(folder: Path, session: Session, mount_point: Path) -> None:
     rundir.write_state(folder, state)
 
 
-async def _obey_signals(session: Session) -> None:
-    """SIGTERM, SIGINT: unmount; a busy mount is reported and retried at the next signal, never torn away."""
+async def _obey_signals(
+    session: Session,
+    set_up: trio.CancelScope,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """SIGTERM, SIGINT: give up the set-up, or unmount.
+
+    A busy mount is reported and tried again at the next signal, never torn away.
+    """
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
         async for number in signals:
+            if not session.serving:
+                set_up.cancel()
+                return
             log.info("%s: unmounting", signal.Signals(number).name)
             try:
                 await session.unmount()

@@ -145,7 +145,9 @@ def open_file(path: Path, *, read_only: bool, lock: bool = True) -> FileDevice:
     try:
         fd = os.open(path, flags)
     except OSError as exc:
-        raise ImageMissing(f"image {path}: {exc.strerror}") from exc
+        raise ImageMissing(
+            f"image {path}: {exc.strerror}", hint="make one with `encfs create`, or check the path"
+        ) from exc
     try:
         return adopt_file(fd, path, read_only=read_only, lock=lock)
     except BaseException:

@@ -81,7 +81,7 @@ def test_an_image_of_the_predecessor_mounts(commands: Commands, sample: Path) ->
         file.truncate(64 << 20)
     commands.run(*PREDECESSOR, image, "--key-file", "key.bin", check=True)
     with commands.serving("encfs", "expose", image, mnt, "--key-file", "key.bin", ready="ready"):
-        commands.run("mkfs.ext4", "-q", "-F", "-d", sample, mnt / "data", check=True)
+        commands.run("mkfs.ext4", "-q", "-F", "-b", "4096", "-d", sample, mnt / "data", check=True)
     commands.run("encfs", "mount", image, mnt, "--key-file", "key.bin", "--read-only", check=True)
     assert listing(mnt) == listing(sample)
     commands.run("encfs", "unmount", mnt, check=True)

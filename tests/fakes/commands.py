@@ -28,7 +28,8 @@ class Commands:
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
 
-    def _environment(self) -> dict[str, str]:
+    def child_environment(self) -> dict[str, str]:
+        """Environment of every command: our programs on PATH, a run directory in the folder."""
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
         return os.environ | {"PATH": path, "ENCFS_RUN_DIR": str(self.folder / "run")} | self.environment
 
@@ -37,7 +38,7 @@ class Commands:
         done = subprocess.run(
             [str(word) for word in words],
             cwd=self.folder,
-            env=self._environment(),
+            env=self.child_environment(),
             input=data,
             capture_output=True,
             timeout=timeout,
@@ -56,7 +57,7 @@ class Commands:
         process = subprocess.Popen(
             [str(word) for word in words],
             cwd=self.folder,
-            env=self._environment() | dict(env or {}),
+            env=self.child_environment() | dict(env or {}),
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -71,9 +72,14 @@ class Commands:
                 process.wait(timeout)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
                 raise
+            finally:
+                assert process.stdout is not None
+                process.stdout.close()
 
 
 def is_mounted(path: Path) -> bool:
     """Whether something is mounted at `path`, without touching it."""
-    return any(line.split(" ")[4] == str(path) for line in Path("/proc/self/mountinfo").open())
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return any(line.split(" ")[4] == str(path) for line in lines)
