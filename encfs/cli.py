@@ -86,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_create(commands)
     _add_info(commands)
+    _add_check(commands)
     _add_expose(commands)
     _add_mount(commands)
     _add_unmount(commands)
@@ -190,6 +191,41 @@ def _info(arguments: argparse.Namespace) -> None:
 
     header, size = inspect(arguments.image)
     print(to_json(header, size) if arguments.json else describe(header, size))
+
+
+def _add_check(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "check",
+        _check,
+        "Check an image with its key: header, keyslot, digest and file system. Changes nothing.",
+    )
+    parser.add_argument("image", type=Path)
+    _add_key_options(parser)
+    parser.add_argument("--json", action="store_true")
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from encfs.checking import Finding, check_image
+    from encfs.fuse import check_available
+
+    async def run() -> list[Finding]:
+        check_available()
+        passphrase = await _key_source(arguments).passphrase()
+        return await check_image(arguments.image, passphrase)
+
+    findings = trio.run(run)
+    if arguments.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        for finding in findings:
+            print(f"{'ok' if finding.ok else 'BAD':4} {finding.name:12} {finding.detail}")
+    broken = [finding.name for finding in findings if not finding.ok]
+    if "file system" in broken:
+        return ExitCode.FILE_SYSTEM
+    return ExitCode.IMAGE if broken else ExitCode.OK
 
 
 def _add_expose(commands: Commands) -> None:

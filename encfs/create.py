@@ -13,22 +13,20 @@ import os
 import re
 import secrets
 import stat
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
-from encfs import rundir
 from encfs.block.file import adopt_file
 from encfs.errors import FileSystemError, ImageError, UsageError
+from encfs.exposing import exposed, run_tool
 from encfs.keys import Secret
 from encfs.luks2.create import format_header
-from encfs.session import Session, Volume
+from encfs.session import Volume
 from encfs.volume import SegmentGeometry
 
-_DEADLINE = 120.0
 _MIN_SIZE = 20 << 20
 _MAX_SIZE = 64 << 40
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -119,28 +117,16 @@ async def _fill(fd: int, path: Path, size: int, passphrase: Secret, options: Cre
         )
     )
     os.ftruncate(fd, size)
-    for offset, data in formatted.writes:
-        _write_all(fd, offset, data)
+    for offset, part in formatted.writes:
+        _write_all(fd, offset, part)
     segment = formatted.segment
     geometry = SegmentGeometry(segment.offset, segment.size, segment.sector_size, segment.iv_tweak)
     # The driver gets a descriptor of its own; ours stays open for the last fsync.
     source = adopt_file(
         os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC), path, read_only=False, lock=True
     )
-    volume = Volume(source, str(path), geometry, volume_key, False)
-    with tempfile.TemporaryDirectory(prefix="create-", dir=rundir.run_root()) as directory:
-        session = Session(volume, Path(directory), deadline=_DEADLINE)
-        async with trio.open_nursery() as nursery:
-            try:
-                await session.start(nursery)
-                assert session.driver is not None
-                await _make_file_system(session.driver.data, options)
-                await session.unmount()
-            finally:
-                await session.clean_up()
-                nursery.cancel_scope.cancel()
-    if session.failure is not None:
-        raise session.failure
+    async with exposed(Volume(source, str(path), geometry, volume_key, False)) as data:
+        await _make_file_system(data, options)
     return formatted.uuid
 
 
@@ -151,18 +137,11 @@ async def _make_file_system(data: Path, options: CreateOptions) -> None:
         command += ["-L", options.label[:16]]
     if options.source is not None:
         command += ["-d", str(options.source.resolve())]
-    environment = os.environ | {"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin", "LC_ALL": "C"}
-    try:
-        result = await trio.run_process(
-            [*command, str(data)], capture_stdout=True, capture_stderr=True, check=False, env=environment
-        )
-    except FileNotFoundError as exc:
-        raise FileSystemError("mkfs.ext4: not found", hint="install e2fsprogs") from exc
-    if result.returncode != 0:
-        lines = (result.stderr + result.stdout).decode(errors="replace").strip().splitlines()
-        reason = lines[-1] if lines else f"exit code {result.returncode}"
+    code, output = await run_tool(*command, str(data))
+    if code != 0:
+        lines = output.strip().splitlines()
         raise FileSystemError(
-            f"mkfs.ext4: {reason}",
+            f"mkfs.ext4: {lines[-1] if lines else f'exit code {code}'}",
             hint="if the content does not fit, give a larger --size, or none to have it computed",
         )
 

@@ -36,9 +36,8 @@ def inspect(path: Path) -> tuple[Header, int]:
     """
     source = open_file(path, read_only=True, lock=False)
     try:
-        _refuse_empty(source, path)
-        with _naming(path):
-            return read_header(source.read_exactly, source.size), source.size
+        with naming(path):
+            return read_checked_header(source), source.size
     finally:
         source.close()
 
@@ -60,9 +59,8 @@ async def open_volume(path: Path, passphrase: Secret, *, read_only: bool) -> Vol
 
 async def unlock_volume(source: FileDevice, path: Path, passphrase: Secret) -> Volume:
     """Unlock an image that is open already; the caller closes it when this raises."""
-    _refuse_empty(source, path)
-    with _naming(path):
-        header = read_header(source.read_exactly, source.size)
+    with naming(path):
+        header = read_checked_header(source)
         for warning in header.warnings:
             log.warning("image %s: %s", path, warning)
         unlocked = await trio.to_thread.run_sync(lambda: unlock(header, passphrase, source.read_exactly))
@@ -71,15 +69,19 @@ async def unlock_volume(source: FileDevice, path: Path, passphrase: Secret) -> V
     return Volume(source, str(path), geometry, unlocked.volume_key, source.read_only)
 
 
-def _refuse_empty(source: FileDevice, path: Path) -> None:
+def read_checked_header(source: FileDevice) -> Header:
+    """Read the header once, and check it.
+
+    Raises:
+        ImageError: what is wrong with the image.
+    """
     if source.size == 0:
-        raise TruncatedImage(
-            f"image {path}: empty", hint="restore it from a copy, or make one with `encfs create`"
-        )
+        raise TruncatedImage("image: empty", hint="restore it from a copy, or make one with `encfs create`")
+    return read_header(source.read_exactly, source.size)
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Say in an error which image it is about; the format code below knows only bytes."""
     try:
         yield
