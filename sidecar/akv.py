@@ -56,6 +56,8 @@ from sidecar.strictjson import (
 from sidecar.wrapping import WrapAlgorithm, WrappingKey, parse_enc
 
 API_VERSION = "7.4"
+# Set by the local vault only: base64url JSON saying why, {"failures": [...]} or {"reason": ...}.
+REFUSAL_HEADER = "x-local-refusal"
 # RS256 is what both services use; the others fit the same kind of key.
 SIGNATURE_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 MAX_NONCE = 64  # characters; the vault documents no limit, we send 32

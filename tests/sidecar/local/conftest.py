@@ -1,0 +1,51 @@
+"""Fixtures of the cloud in a box: one template of certificates a run, one cloud a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from fakes.localcloud import Client, local_cloud, prepared
+
+from sidecar.local.options import LocalSettings
+from sidecar.snp.software import SoftwareProcessor
+
+StartCloud = Callable[..., AbstractAsyncContextManager[Client]]
+
+
+@pytest.fixture(scope="session")
+def cloud_template(tmp_path_factory: pytest.TempPathFactory, snp_processor: SoftwareProcessor) -> Path:
+    """A state directory that has been used once, so its certificates exist."""
+    directory = tmp_path_factory.mktemp("cloud-template") / "state"
+
+    async def once() -> None:
+        async with local_cloud(LocalSettings(directory, snp_processor.directory)):
+            pass
+
+    trio.run(once)
+    return directory
+
+
+@pytest.fixture
+def start_cloud(tmp_path: Path, cloud_template: Path, snp_processor: SoftwareProcessor) -> StartCloud:
+    """Start a cloud; the same `name` gives the same state again."""
+
+    def start(name: str = "state", **settings: Any) -> AbstractAsyncContextManager[Client]:
+        directory = tmp_path / name
+        if not directory.exists():
+            prepared(directory, cloud_template)
+        options = {"clock": settings.pop("clock")} if "clock" in settings else {}
+        return local_cloud(LocalSettings(directory, snp_processor.directory, **settings), **options)
+
+    return start
+
+
+@pytest.fixture
+async def cloud(start_cloud: StartCloud) -> Any:
+    """A cloud with default settings."""
+    async with start_cloud() as client:
+        yield client
