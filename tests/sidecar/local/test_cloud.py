@@ -1,4 +1,4 @@
-"""The whole cloud in a box over real sockets and TLS: a key on its way, every refusal, restart, files.
+"""The whole cloud in a box over real sockets and TLS: a key on its way, every refusal, restart, files."""
 
 from __future__ import annotations
 
