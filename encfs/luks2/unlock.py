@@ -224,7 +224,7 @@ def _wrong_key(metadata: Metadata, passphrase: Secret, tried: list[int]) -> Encf
     if ours:
         return DamagedKeyslot(
             f"keyslot {ours[0]}: the key is the right one ({offered}), but does not open it,"
-            " so its area is damaged",
+            " so its area or the digest is damaged",
             hint="restore the keyslot area from a header backup, or use another key",
         )
     names = "keyslot " + ", ".join(str(n) for n in sorted(tried))
