@@ -4,6 +4,7 @@
     |-- UsageError          2  400  command line, settings or a request body is wrong
     |-- MalformedInput      3  400  bytes from outside do not parse: report, certificate, token, key
     |-- ReportUnavailable   4  503  no SNP report could be had
+    |   `-- SourceAbsent        4  503  this machine lacks this source; another one may be there
     |-- VerificationFailed  5  403  a signature, chain or policy check failed
     |   |-- CertificateRejected  10  403  the certificate chain does not lead from a trusted root to the report
     |   |-- SignatureRejected    11  403  the report's signature is wrong or of a kind that proves nothing
@@ -80,6 +81,10 @@ class ReportUnavailable(SidecarError):
 
     exit_code = ExitCode.REPORT_UNAVAILABLE
     http_status = 503
+
+
+class SourceAbsent(ReportUnavailable):
+    """This machine lacks this source of reports; another one may be there."""
 
 
 class VerificationFailed(SidecarError):

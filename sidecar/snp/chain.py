@@ -52,7 +52,7 @@ def examine_chain(
     line = anchor.line if anchor else None
     return [
         run("root", Cause.CERTIFICATE, lambda: _root(chain.ark, anchor), hint=_ROOT_HINT),
-        run("intermediate", Cause.CERTIFICATE, lambda: _intermediate(chain, kind, line)),
+        run("intermediate", Cause.CERTIFICATE, lambda: _intermediate(chain, kind, anchor)),
         run("leaf", Cause.CERTIFICATE, lambda: _leaf(chain, kind, line)),
         run("validity", Cause.CERTIFICATE, lambda: _validity(chain, at), hint=_VALIDITY_HINT),
     ]
@@ -82,16 +82,18 @@ def _root(ark: x509.Certificate, anchor: Anchor | None) -> str:
     )
 
 
-def _intermediate(chain: CertificateChain, kind: LeafKind | None, line: ProductLine | None) -> str:
+def _intermediate(chain: CertificateChain, kind: LeafKind | None, anchor: Anchor | None) -> str:
     ask, ark = chain.ask, chain.ark
-    if kind is None or line is None:
+    if kind is None or anchor is None:
         raise Refused("cannot be chosen without a signing key and a trusted root")
-    _require_name(ask, f"{_CA_PREFIXES[kind]}{line}", ark)
+    _require_name(ask, f"{_CA_PREFIXES[kind]}{anchor.line}", ark)
     require_signed(ask, ark)
     constraints = _extension(ask, x509.BasicConstraints)
     usage = _extension(ask, x509.KeyUsage)
     if not constraints.ca or constraints.path_length != 0 or not usage.key_cert_sign:
         raise Refused("not a CA for leaves only, wanted CA with path length 0 and keyCertSign")
+    if anchor.is_hardware:
+        _require_crl_location(ask, f"https://kdsintf.amd.com/{kind.lower()}/v1/{anchor.line}/crl")
     return common_name(ask.subject)
 
 
@@ -163,6 +165,14 @@ def leaf_key(leaf: x509.Certificate) -> ec.EllipticCurvePublicKey:
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise Refused("the leaf's key is not on P-384")
     return key
+
+
+def _require_crl_location(certificate: x509.Certificate, wanted: str) -> None:
+    """AMD's authorities name exactly one revocation list: their product line's. AMD 57230."""
+    points = _extension(certificate, x509.CRLDistributionPoints)
+    seen = [str(name.value) for point in points for name in point.full_name or ()]
+    if seen != [wanted]:
+        raise Refused(f"revocation list at {', '.join(seen)[:128] or 'no address'}, wanted {wanted}")
 
 
 def _extension(certificate: x509.Certificate, kind: type[Extension]) -> Extension:

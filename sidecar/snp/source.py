@@ -16,10 +16,12 @@ class RawReport:
     Attributes:
         report: 1184 bytes, public.
         certificate_table: the host's certificates as they came with the report, public; may be empty.
+        runtime_data: virtual TPM only: JSON that names the caller's bytes and whose digest is REPORT_DATA.
     """
 
     report: bytes
     certificate_table: bytes = b""
+    runtime_data: bytes = b""
 
 
 class ReportSource(Protocol):
@@ -37,6 +39,8 @@ class ReportSource(Protocol):
 
     async def read_report(self, report_data: bytes) -> RawReport:
         """Ask for a report over `report_data`.
+
+        The report returned has exactly these bytes as its REPORT_DATA, unless it comes with `runtime_data`.
 
         Args:
             report_data: exactly 64 bytes, public.

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from fakes.snp_chain import (
@@ -33,7 +34,7 @@ from sidecar.errors import (
 )
 from sidecar.snp.certs import CertificateChain, parse_thim
 from sidecar.snp.report import REPORT_SIZE, build_report, parse_report
-from sidecar.snp.roots import PINNED_ROOTS, Roots
+from sidecar.snp.roots import PINNED_ROOTS, Anchor, Roots
 from sidecar.snp.tcb import Cpuid, ProductLine, Tcb
 from sidecar.snp.verify import VerifyPolicy, examine_evidence, verify_chain, verify_evidence
 
@@ -338,6 +339,30 @@ def test_the_root_of_the_evidence_signs_nothing_by_itself() -> None:
         "intermediate: not signed",
         roots=Roots.of(genuine_root.ark),
     )
+
+
+def with_crl(*addresses: str) -> Callable[[Certificate], Certificate]:
+    points = [
+        x509.DistributionPoint([x509.UniformResourceIdentifier(address)], None, None, None)
+        for address in addresses
+    ]
+    extra = ((x509.CRLDistributionPoints(points), False),) if points else ()
+    return lambda certificate: replace(certificate, extensions=(*certificate.extensions, *extra))
+
+
+@pytest.mark.parametrize("vlek", [False, True], ids=["vcek", "vlek"])
+def test_hardware_chains_name_amds_revocation_list(vlek: bool) -> None:
+    """Asked of roots that count as AMD's; others have no list."""
+    address = f"https://kdsintf.amd.com/{'vlek' if vlek else 'vcek'}/v1/Milan/crl"
+    spoils = [with_crl(), with_crl(address + "2"), with_crl(address, address), with_crl(address)]
+    authorities = [Authority(vlek=vlek, spoil_ask=spoil_ask) for spoil_ask in spoils]
+    ark = authorities[0].chain().ark
+    roots = Roots((Anchor(ark.fingerprint(hashes.SHA256()), MILAN, True),))
+    for authority in authorities[:-1]:
+        message = "intermediate: (revocation list at|extension 2.5.29.31 missing)"
+        refused(authority.report(), authority.chain(), CertificateRejected, message, roots=roots)
+    seen = verify_evidence(authorities[-1].report(), authorities[-1].chain(), roots=roots, at=NOW)
+    assert seen.is_hardware
 
 
 def test_every_failure_is_listed() -> None:
