@@ -6,10 +6,11 @@
     |-- ReportUnavailable   4  503  no SNP report could be had
     |   `-- SourceAbsent        4  503  this machine lacks this source; another one may be there
     |-- VerificationFailed  5  403  a signature, chain or policy check failed
-    |   |-- CertificateRejected  10  403  the certificate chain does not lead from a trusted root to the report
+    |   |-- CertificateRejected  10  403  the chain does not lead from a trusted root to the report
     |   |-- SignatureRejected    11  403  the report's signature is wrong or of a kind that proves nothing
     |   |-- PolicyRejected       12  403  the evidence is genuine, but is not what the verifier asked for
-    |   `-- CertificateRevoked   13  403  a certificate is on AMD's revocation list, or the list cannot be used
+    |   |-- CertificateRevoked   13  403  a certificate is revoked, or the revocation list is unusable
+    |   `-- EndorsementRejected  14  403  a UVM endorsement or policy fragment is not to be believed
     |-- ServiceError        6  502  a service could not be reached or answered with an error
     |   |-- AttestationRefused  7  403  the attestation authority refused the evidence
     |   `-- ReleaseRefused      8  403  the vault refused to release the key
@@ -43,6 +44,7 @@ class ExitCode(IntEnum):
     SIGNATURE_REJECTED = 11
     POLICY_REJECTED = 12
     CERTIFICATE_REVOKED = 13
+    ENDORSEMENT_REJECTED = 14
     INTERRUPTED = 130
 
 
@@ -116,6 +118,12 @@ class CertificateRevoked(VerificationFailed):
     """A certificate is on AMD's revocation list, or the list cannot be used."""
 
     exit_code = ExitCode.CERTIFICATE_REVOKED
+
+
+class EndorsementRejected(VerificationFailed):
+    """A signed statement (UVM endorsement, policy fragment) is not to be believed."""
+
+    exit_code = ExitCode.ENDORSEMENT_REJECTED
 
 
 class ServiceError(SidecarError):

@@ -12,6 +12,7 @@ from enum import StrEnum
 from sidecar.errors import (
     CertificateRejected,
     CertificateRevoked,
+    EndorsementRejected,
     MalformedInput,
     PolicyRejected,
     SignatureRejected,
@@ -26,6 +27,7 @@ class Cause(StrEnum):
     SIGNATURE = "signature"
     POLICY = "policy"
     REVOCATION = "revocation"
+    ENDORSEMENT = "endorsement"
 
 
 _ERRORS: dict[Cause, type[VerificationFailed]] = {
@@ -33,6 +35,7 @@ _ERRORS: dict[Cause, type[VerificationFailed]] = {
     Cause.SIGNATURE: SignatureRejected,
     Cause.POLICY: PolicyRejected,
     Cause.REVOCATION: CertificateRevoked,
+    Cause.ENDORSEMENT: EndorsementRejected,
 }
 
 

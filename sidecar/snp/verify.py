@@ -24,7 +24,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA384
 
-from sidecar.errors import MalformedInput
+from sidecar.endorsement import AZURE_UVM_ISSUERS, UvmIssuer, verify_uvm_endorsement
+from sidecar.errors import EndorsementRejected, MalformedInput
 from sidecar.snp.certs import CertificateChain
 from sidecar.snp.chain import examine_chain, leaf_key, verify_chain
 from sidecar.snp.check import Cause, Check, Refused, run
@@ -35,7 +36,27 @@ from sidecar.snp.roots import Anchor, Roots
 from sidecar.snp.tcb import ProductLine
 from sidecar.snp.validate import VerifyPolicy, validate
 
-__all__ = ["Examination", "Verified", "VerifyPolicy", "examine_evidence", "verify_chain", "verify_evidence"]
+__all__ = [
+    "Examination",
+    "UvmWish",
+    "Verified",
+    "VerifyPolicy",
+    "examine_evidence",
+    "verify_chain",
+    "verify_evidence",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class UvmWish:
+    """An endorsement of the measurement, and who may have signed it.
+
+    Attributes:
+        document: COSE_Sign1 as the host gave it (decoded reference info), b"" when it gave none: that fails.
+    """
+
+    document: bytes
+    issuers: Sequence[UvmIssuer] = AZURE_UVM_ISSUERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +98,7 @@ def verify_evidence(
     at: datetime,
     policy: VerifyPolicy | None = None,
     revocation: Sequence[RevocationList] = (),
+    uvm: UvmWish | None = None,
 ) -> Verified:
     """Decide whether a report is genuine and says what is wanted.
 
@@ -87,12 +109,13 @@ def verify_evidence(
         at: time at which the certificates must be valid, with a time zone.
         policy: wishes on the fields; the default is VMPL 0, no debugging, no migration.
         revocation: lists to hold the chain against; when given, the chain's line must be among them.
+        uvm: endorsement that the measurement must have; None asks for none.
 
     Raises:
         MalformedInput: the report does not parse.
         VerificationFailed: the first failed check, as the subclass of its cause.
     """
-    seen = examine_evidence(report, chain, roots=roots, at=at, policy=policy, revocation=revocation)
+    seen = examine_evidence(report, chain, roots=roots, at=at, policy=policy, revocation=revocation, uvm=uvm)
     for check in seen.failed:
         raise check.error()
     if seen.leaf is None or seen.anchor is None:
@@ -108,6 +131,7 @@ def examine_evidence(
     at: datetime,
     policy: VerifyPolicy | None = None,
     revocation: Sequence[RevocationList] = (),
+    uvm: UvmWish | None = None,
 ) -> Examination:
     """Run every check of `verify_evidence` and list the outcomes instead of raising.
 
@@ -134,10 +158,15 @@ def examine_evidence(
             run("revocation", Cause.REVOCATION, lambda: check_revocation(chain, line, revocation, at))
         )
     checks += validate(parsed, line, wanted)
+    if uvm:
+        checks.append(
+            run("UVM endorsement", Cause.ENDORSEMENT, lambda: _endorsement(parsed, uvm, at), hint=_UVM_HINT)
+        )
     return Examination(parsed, leaf, anchor, tuple(checks))
 
 
 _LEAF_KINDS: dict[int, LeafKind] = {SigningKey.VCEK: LeafKind.VCEK, SigningKey.VLEK: LeafKind.VLEK}
+_UVM_HINT = "the host's reference info belongs to another utility VM, or comes from an issuer not accepted"
 _TCB_HINT = "the certificates are for another firmware level; fetch them again for the report's REPORTED_TCB"
 
 
@@ -196,6 +225,18 @@ def _chip_id(report: Report, leaf: Leaf | None, policy: VerifyPolicy) -> str:
     if not hmac.compare_digest(leaf.hwid.ljust(len(report.chip_id), b"\0"), report.chip_id):
         raise Refused(f"leaf {leaf.hwid.hex()}, wanted the report's {report.chip_id.hex()}")
     return leaf.hwid.hex()
+
+
+def _endorsement(report: Report, uvm: UvmWish, at: datetime) -> str:
+    if not uvm.document:
+        raise Refused("none given, wanted one")
+    try:
+        found = verify_uvm_endorsement(
+            uvm.document, measurement=report.measurement, at=at, issuers=uvm.issuers
+        )
+    except EndorsementRejected as exc:
+        raise Refused(str(exc)) from exc
+    return f"{found.feed}, SVN {found.svn}"
 
 
 def _parse_leaf_or_none(certificate: x509.Certificate) -> Leaf | None:
