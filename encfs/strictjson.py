@@ -15,7 +15,9 @@ import re
 from typing import Any, NoReturn
 
 MAX_INTEGER_DIGITS = 20  # 2**64 - 1 has 20 digits; no format we read has larger integers
-_STRING_OR_MARK = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
+# A string that never closes runs to the end of the text: matched in one go, or each quote in it would start a
+# scan of its own and a megabyte of them would take hours. Possessive, for the same reason.
+_STRING_OR_MARK = re.compile(r'"(?:[^"\\]++|\\.?)*+(?:"|\Z)|[\[\]{},]', re.DOTALL)
 
 
 class JsonRefused(ValueError):
@@ -89,12 +91,12 @@ def _measure(text: str, max_depth: int, max_values: int) -> None:
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    seen = dict(pairs)
-    if len(seen) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise JsonRefused(f"member {twice[:40]!r} appears twice, wanted unique names")
-    return seen
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise JsonRefused(f"member {name[:40]!a} appears twice, wanted unique names")
+        found[name] = value
+    return found
 
 
 def _small_integer(digits: str) -> int:
@@ -106,4 +108,4 @@ def _small_integer(digits: str) -> int:
 
 
 def _no_float(text: str) -> NoReturn:
-    raise JsonRefused(f"number {text[:40]!r}, wanted an integer")
+    raise JsonRefused(f"number {text[:40]!a}, wanted an integer")

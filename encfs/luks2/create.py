@@ -21,8 +21,17 @@ from encfs.keys import Secret, offered_fingerprint
 from encfs.luks2 import kdf as kdfs
 from encfs.luks2 import token as tokens_
 from encfs.luks2.af import STRIPES
-from encfs.luks2.fields import Fields
-from encfs.luks2.header import BINARY_SIZE, COPY_SIZES, SALT_SIZE, BinaryHeader, HeaderCopy, build_copy
+from encfs.luks2.fields import Fields, printable
+from encfs.luks2.header import (
+    BINARY_SIZE,
+    COPY_SIZES,
+    LABEL_SIZE,
+    SALT_SIZE,
+    UUID_PATTERN,
+    BinaryHeader,
+    HeaderCopy,
+    build_copy,
+)
 from encfs.luks2.keyslot import check_xts_key, make_digest, seal_keyslot
 from encfs.luks2.layout import AREA_ALIGNMENT, Segment, check_layout
 from encfs.luks2.metadata import (
@@ -79,7 +88,7 @@ class FormattedHeader:
 class SeededRandom:
     """Deterministic bytes from a secret seed, for reproducible images.
 
-    SHAKE-256 of seed, purpose and the number of the call.
+    SHAKE-256 of seed, purpose, the number of the call and the size asked for.
 
     Args:
         seed: at least 32 bytes, secret: whoever knows it knows the volume key made from it.
@@ -94,7 +103,7 @@ class SeededRandom:
 
     def __call__(self, size: int) -> bytes:
         self._counter += 1
-        block = self._prefix + self._counter.to_bytes(8, "big")
+        block = self._prefix + self._counter.to_bytes(8, "big") + size.to_bytes(8, "big")
         return hashlib.shake_256(block).digest(size)
 
 
@@ -139,6 +148,7 @@ def format_header(
         ForbiddenCipher: a volume key with equal halves.
     """
     _check_parameters(volume_key, sector_size, data_offset)
+    _check_texts(label, uuid)
     check_xts_key(volume_key)
     hdr_size = COPY_SIZES[0]
     area = Area(2 * hdr_size, area_size(len(volume_key)), CIPHER, 64)
@@ -218,6 +228,14 @@ def _check_parameters(volume_key: Secret, sector_size: int, data_offset: int) ->
         raise UsageError(
             f"data offset {data_offset}, wanted a multiple of {AREA_ALIGNMENT} and at least {least}"
         )
+
+
+def _check_texts(label: str, uuid: str | None) -> None:
+    size = len(label.encode("utf-8"))
+    if size >= LABEL_SIZE or "\0" in label:
+        raise UsageError(f"label of {size} bytes, wanted at most {LABEL_SIZE - 1}, without NUL")
+    if uuid is not None and not UUID_PATTERN.fullmatch(uuid):
+        raise UsageError(f"uuid {printable(uuid)}, wanted 8-4-4-4-12 hex digits")
 
 
 def _with_fingerprint(key_token: tokens_.KeyToken | None, passphrase: Secret) -> tokens_.KeyToken | None:

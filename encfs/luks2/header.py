@@ -35,7 +35,7 @@ _LAYOUT = struct.Struct(">6sHQQ48s32s64s40s48sQ184s")
 _CHECKSUM_AT = 448
 _CHECKSUM_FIELD = 64  # bytes; SHA-256 fills 32, the rest is zero
 _DIGEST_SIZE = 32
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+UUID_PATTERN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 assert _LAYOUT.size == _CHECKSUM_AT
 
 
@@ -102,7 +102,7 @@ def parse_binary_header(data: bytes, *, offset: int) -> BinaryHeader:
     header = BinaryHeader(
         size, at, seqid, _text("label", label), _text("subsystem", subsystem), _text("uuid", uuid), salt
     )
-    if not _UUID.fullmatch(header.uuid):
+    if not UUID_PATTERN.fullmatch(header.uuid):
         raise MalformedHeader(f"binary header: uuid {printable(header.uuid)}, wanted a UUID")
     return header
 
