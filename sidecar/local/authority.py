@@ -24,10 +24,14 @@ import trio
 from sidecar.errors import SidecarError, VerificationFailed
 from sidecar.jose import b64_encode, x5c_of
 from sidecar.jwk import Jwk, parse_jwks
+from sidecar.local.attestpolicy import evaluate
 from sidecar.local.ca import Issued
 from sidecar.local.faults import FaultScript
+from sidecar.local.policyroutes import Policies
 from sidecar.local.refusal import Refusal
 from sidecar.local.service import Clock, Service
+from sidecar.local.store import Store
+from sidecar.local.tokens import TokenSigner
 from sidecar.maa import (
     TOKEN_LIFE,
     AttestRequest,
@@ -46,7 +50,6 @@ from sidecar.strictjson import JsonObject, dump_json
 from sidecar.web import Router, WebRequest, WebResponse, json_response
 
 API_VERSIONS = frozenset({"2020-10-01", "2022-08-01", "2022-09-01-preview", "2025-06-01"})
-DEFAULT_POLICY = "version= 1.0;\nauthorizationrules\n{\n\t=> permit();\n};\nissuancerules\n{\n};"
 # The authority reports what it sees; what is acceptable is for release policies to say.
 _GENUINE_ONLY = VerifyPolicy(vmpl=None, allow_debug=True, allow_migration=True)
 
@@ -58,11 +61,20 @@ class Authority:
         issuer: its address, `https://host:port`.
         signer: its self-signed signing certificate.
         roots: whose reports it accepts.
+        store: where its policy is kept. tokens: who may change the policy.
         compliance: `x-ms-compliance-status` to assert for software evidence, or None.
     """
 
     def __init__(
-        self, *, issuer: str, signer: Issued, roots: Roots, clock: Clock, compliance: str | None = None
+        self,
+        *,
+        issuer: str,
+        signer: Issued,
+        roots: Roots,
+        store: Store,
+        tokens: TokenSigner,
+        clock: Clock,
+        compliance: str | None = None,
     ) -> None:
         self.issuer = issuer
         self._signer = signer
@@ -71,6 +83,7 @@ class Authority:
         self._compliance = compliance
         digest = hashlib.sha256(signer.chain_pem()).digest()
         self._kid = b64_encode(digest)
+        self._policies = Policies(store, tokens, self._sign_statement, clock)
 
     def service(self, faults: FaultScript) -> Service:
         """The routes as a service that obeys a fault script."""
@@ -78,6 +91,7 @@ class Authority:
         router.add("attest", "POST", "/attest/SevSnpVm", self._attest)
         router.add("certs", "GET", "/certs", self._certs)
         router.add("openid", "GET", "/.well-known/openid-configuration", self._openid)
+        self._policies.add_to(router)
         return Service("maa", router, faults, unreadable="InvalidParameter")
 
     def key_set(self) -> bytes:
@@ -132,18 +146,28 @@ class Authority:
             report, is_hardware = self._verify(request)
         except SidecarError as exc:
             raise Refusal(400, "InvalidParameter", f"evidence refused: {exc}") from exc
+        policy = self._policies.current
         claims = token_claims(
             report,
             request,
             issuer=self.issuer,
             at=self._clock(),
             token_id=secrets.token_hex(32),
-            policy_hash=policy_hash(DEFAULT_POLICY),
+            policy_hash=policy_hash(policy.text),
             compliance=None if is_hardware else self._compliance,
         )
+        outcome = evaluate(policy, claims)
+        if not outcome.permitted:
+            raise Refusal(400, "PolicyEvaluationError", outcome.reason)
+        claims |= outcome.issued
         if expired:
             claims = _aged(claims, 2 * TOKEN_LIFE)
         return sign_token(claims, self._signer.key, kid=self._kid, issuer=self.issuer)
+
+    def _sign_statement(self, claims: JsonObject) -> str:
+        now = int(self._clock().timestamp())
+        times = {"iss": self.issuer, "iat": now, "nbf": now, "exp": now + TOKEN_LIFE}
+        return sign_token({**times, **claims}, self._signer.key, kid=self._kid, issuer=self.issuer)
 
     def _verify(self, request: AttestRequest) -> tuple[Report, bool]:
         chain = parse_chain_pem(request.certificate_chain)

@@ -185,6 +185,8 @@ def _compose(
         issuer=cloud.url("maa"),
         signer=state.issued("maa", lambda: ca.make_self_signed(f"{cloud.url('maa')} (not Azure)", clock())),
         roots=Roots.of(processor.ark) | Roots.amd(),
+        store=store,
+        tokens=tokens,
         clock=own("maa"),
         compliance=settings.compliance,
     )

@@ -31,8 +31,15 @@ def cloud_template(tmp_path_factory: pytest.TempPathFactory, snp_processor: Soft
 
 
 @pytest.fixture
-def start_cloud(tmp_path: Path, cloud_template: Path, snp_processor: SoftwareProcessor) -> StartCloud:
+def start_cloud(
+    tmp_path: Path,
+    cloud_template: Path,
+    snp_processor: SoftwareProcessor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> StartCloud:
     """Start a cloud; the same `name` gives the same state again."""
+    # Opening the processor checks a 4096-bit key, 0.2 s a time; the template's cloud has opened it for real.
+    monkeypatch.setattr(SoftwareProcessor, "open", lambda directory, create=False: snp_processor)
 
     def start(name: str = "state", **settings: Any) -> AbstractAsyncContextManager[Client]:
         directory = tmp_path / name

@@ -23,6 +23,8 @@ from sidecar.jwk import jwk_of_private, jwk_of_secret, parse_jwks
 from sidecar.local.authority import Authority
 from sidecar.local.refusal import Refusal
 from sidecar.local.service import utc_now
+from sidecar.local.store import Store
+from sidecar.local.tokens import TokenSigner
 from sidecar.maa import AttestRequest, build_attest_request, report_data_for, sign_token, verify_token
 from sidecar.releasepolicy import ReleasePolicy, build_policy
 from sidecar.server import bind_loopback
@@ -249,9 +251,16 @@ async def test_evidence_that_does_not_verify(cloud: Client) -> None:
     assert "api-version" in error(answer)[2]
 
 
-async def test_root_that_is_not_accepted(cloud: Client) -> None:
+async def test_root_that_is_not_accepted(cloud: Client, tmp_path: Path) -> None:
     """The software processor counts only where its root was passed; AMD's roots alone refuse it."""
-    authority = Authority(issuer="https://x", signer=pki.self_signed(), roots=Roots.amd(), clock=utc_now)
+    authority = Authority(
+        issuer="https://x",
+        signer=pki.self_signed(),
+        roots=Roots.amd(),
+        store=Store(tmp_path / "db"),
+        tokens=TokenSigner("https://x", pki.self_signed()),
+        clock=utc_now,
+    )
     runtime = WRAPPING.runtime_data()
     processor = cloud.cloud.processor
     request = AttestRequest(
