@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(path for path in [*(ROOT / "scripts").iterdir(), ROOT / ".ci" / "run"] if path.is_file())
-MACHINE_PATH = re.compile(r"/(?:work|root|home/[a-z]+|opt)/|/Users/|/pyenv/|\.pyenv")
+MACHINE_PATH = re.compile(r"/(?:work|root|home/(?!me/)[a-z]+|opt)/|/Users/|/pyenv/|\.pyenv")
 # Hosts that packages come from. Built from parts, so that this file does not name one itself.
 REGISTRY = re.compile(
     "|".join(
