@@ -124,3 +124,12 @@ def test_unbound_keyslot_and_argon2(cryptsetup: Cryptsetup) -> None:
 )
 def test_human_size(size: int, text: str) -> None:
     assert human_size(size) == text
+
+
+def test_detached_header_is_drawn_alone() -> None:
+    image = small_image(detached=True)[:DATA_OFFSET]
+    header = read_header(reader(image), len(image), data_size=IMAGE_SIZE)
+    text = describe(header, IMAGE_SIZE)
+    assert "LUKS2, detached header" in text
+    assert list(bars(text)) == ["header"]
+    assert json.loads(to_json(header, IMAGE_SIZE))["detached_header"] is True

@@ -28,6 +28,7 @@ def test_header_parser_survives_fuzzing(root: Path, tmp_path: Path) -> None:
             "-timeout=10",
             "-rss_limit_mb=1024",
             "-max_len=40000",
+            "-len_control=0",
             f"-artifact_prefix={tmp_path}/",
         ],
         capture_output=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,9 +35,10 @@ from encfs.errors import (
 )
 from encfs.keys import Secret, key_check_value
 from encfs.luks2.create import format_header, new_volume_key
+from encfs.luks2.header import COPY_SIZES, BinaryHeader, HeaderCopy, build_copy
 from encfs.luks2.kdf import KdfLimits
 from encfs.luks2.token import KeyToken
-from encfs.luks2.unlock import read_header, unlock
+from encfs.luks2.unlock import HEADER_AREA_MAX, read_header, unlock
 
 OTHER = Secret(bytes(range(101, 133)), full_entropy=True)
 PREDECESSOR = ("--cipher", "aes-xts-plain64", "--sector-size", "4096", "--pbkdf", "pbkdf2",
@@ -234,3 +236,36 @@ def test_missing_mac_is_refused_only_where_required() -> None:
     assert not unlock(header, key(), reader(image)).authenticated
     with pytest.raises(HeaderNotAuthentic, match="no MAC"):
         unlock(header, key(), reader(image), require_authenticated=True)
+
+
+def test_memory_does_not_grow_with_the_image() -> None:
+    """A sparse image of 1 TiB: what is read, and what is kept, is the header and one keyslot area."""
+    image, size = small_image(), 1 << 40
+    tracemalloc.start()
+    try:
+        header = read_header(reader(image), size)
+        unlock(header, key(), reader(image))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert header.segment.size == size - DATA_OFFSET
+    assert peak < 4 << 20
+
+
+def test_nine_planted_copies_do_not_cost_more_than_the_bound() -> None:
+    """Without a primary copy, every place of a secondary one is looked at, within HEADER_AREA_MAX."""
+    image = bytearray(HEADER_AREA_MAX)
+    for offset in COPY_SIZES:
+        binary = BinaryHeader(offset, offset, 1, "", "", "12345678-1234-1234-1234-123456789abc", bytes(64))
+        if offset * 2 <= len(image):
+            image[offset : offset + 4096] = build_copy(HeaderCopy(binary, b"{}"))[:4096]
+    total = 0
+
+    def read(offset: int, length: int) -> bytes:
+        nonlocal total
+        total += length
+        return reader(image)(offset, length)
+
+    with pytest.raises(MalformedHeader):
+        read_header(read, len(image))
+    assert total <= 2 * HEADER_AREA_MAX
