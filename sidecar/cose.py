@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAl
 
 from sidecar.cbor import Key, Tagged, Value, decode, encode
 from sidecar.errors import EndorsementRejected, MalformedInput
+from sidecar.x509load import load_der
 
 TAG_SIGN1 = 18
 ALG, CRIT, CONTENT_TYPE, KID, X5CHAIN, X5T = 1, 2, 3, 4, 33, 34
@@ -182,13 +183,7 @@ def certificates_of(message: Sign1) -> list[x509.Certificate]:
 def _certificate(item: Value) -> x509.Certificate:
     if not isinstance(item, bytes):
         raise MalformedInput("COSE message: x5chain holds something else than bytes")
-    try:
-        certificate = x509.load_der_x509_certificate(item)
-        # Lazy fields are read here, where their errors are translated.
-        _ = certificate.subject, certificate.issuer, certificate.extensions
-    except (ValueError, TypeError, x509.DuplicateExtension, x509.InvalidVersion) as exc:
-        raise MalformedInput(f"COSE message: a certificate of x5chain does not parse: {exc}") from exc
-    return certificate
+    return load_der(item, what="COSE message: a certificate of x5chain")
 
 
 def _require_thumbprint(value: Value, leaf: x509.Certificate) -> None:

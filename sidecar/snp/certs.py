@@ -1,7 +1,7 @@
 """AMD's certificate chain of three, and the JSON Azure wraps it in.
 
-Strategy: `cryptography` reads X.509; this module bounds sizes, forces lazy fields where errors are
-translated, and tells leaf, ASK and ARK apart by name. Who signed whom is left to `chain`.
+Strategy: bound sizes, read certificates, tell leaf, ASK and ARK apart by name. Who signed whom is left to
+`chain`.
 
 Spec: AMD 57230 (VCEK certificate and KDS interface), certificate fields.
 
@@ -12,23 +12,17 @@ from __future__ import annotations
 
 import base64
 import re
-import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID
 
 from sidecar.errors import MalformedInput
 from sidecar.snp.tcb import ProductLine
 from sidecar.strictjson import dump_json, load_object, text_member
-
-# AMD issues every VCEK with serial number 0; the warning would be printed for each and help nobody.
-warnings.filterwarnings(
-    "ignore", message="Parsed a serial number which wasn't positive", category=CryptographyDeprecationWarning
-)
+from sidecar.x509load import load_der, load_pem
 
 # Real chains are about 6 KB, a THIM answer about 7 KB.
 MAX_CHAIN_SIZE = 256 * 1024
@@ -199,15 +193,4 @@ def _place(certificate: x509.Certificate) -> str:
 
 
 def _load(data: bytes) -> list[x509.Certificate]:
-    pem = b"-----BEGIN CERTIFICATE-----" in data
-    load: Callable[[bytes], list[x509.Certificate]] = (
-        x509.load_pem_x509_certificates if pem else lambda der: [x509.load_der_x509_certificate(der)]
-    )
-    try:
-        found = load(data)
-        for certificate in found:
-            # Names and extensions are read lazily; force it here, where the error is translated.
-            _ = certificate.subject, certificate.issuer, certificate.extensions
-        return found
-    except (ValueError, TypeError, x509.DuplicateExtension, x509.InvalidVersion) as exc:
-        raise MalformedInput(f"certificate: does not parse: {exc}") from exc
+    return load_pem(data) if b"-----BEGIN CERTIFICATE-----" in data else [load_der(data)]

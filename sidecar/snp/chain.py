@@ -146,15 +146,18 @@ def require_signed(certificate: x509.Certificate, issuer: x509.Certificate) -> N
         raise Refused(f"X.509 {certificate.version.name}, wanted v3")
     if certificate.signature_algorithm_oid != SignatureAlgorithmOID.RSASSA_PSS:
         raise Refused(f"signed with {certificate.signature_algorithm_oid.dotted_string}, wanted RSASSA-PSS")
+    name = common_name(issuer.subject)[:64]
     try:
         key = issuer.public_key()
         if not isinstance(key, rsa.RSAPublicKey):
             raise Refused("the issuer's key is not RSA")
         key.verify(certificate.signature, certificate.tbs_certificate_bytes, PSS, SHA384())
+        # The algorithm is stated twice, once outside of what is signed; this compares the two.
+        certificate.verify_directly_issued_by(issuer)
     except InvalidSignature:
-        raise Refused(f"not signed by the key of {common_name(issuer.subject)[:64]!r}") from None
-    except (ValueError, UnsupportedAlgorithm) as exc:
-        raise MalformedInput(f"issuer key: does not parse: {exc}") from exc
+        raise Refused(f"not signed by the key of {name!r}") from None
+    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
+        raise Refused(f"signature of {name!r} cannot be judged: {exc}") from exc
 
 
 def leaf_key(leaf: x509.Certificate) -> ec.EllipticCurvePublicKey:

@@ -11,6 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
+from cryptography.hazmat.primitives.serialization import Encoding
 from fakes.snp_chain import (
     CPUIDS,
     NOW,
@@ -32,7 +33,7 @@ from sidecar.errors import (
     SignatureRejected,
     VerificationFailed,
 )
-from sidecar.snp.certs import CertificateChain, parse_thim
+from sidecar.snp.certs import CertificateChain, parse_certificate, parse_thim
 from sidecar.snp.report import REPORT_SIZE, build_report, parse_report
 from sidecar.snp.roots import PINNED_ROOTS, Anchor, Roots
 from sidecar.snp.tcb import Cpuid, ProductLine, Tcb
@@ -297,6 +298,20 @@ def test_one_mistake_in_the_chain(
     refused(authority.report(), chain, CertificateRejected, message)
     with pytest.raises((CertificateRejected, MalformedInput)):
         verify_chain(chain, roots=Roots.of(chain.ark), at=NOW)
+
+
+def test_the_algorithm_is_stated_twice_alike() -> None:
+    """The statement outside of what is signed could be changed by anyone."""
+    authority = Authority()
+    chain = authority.chain()
+    der = bytearray(chain.leaf.public_bytes(Encoding.DER))
+    # The last SHA-384 of the certificate is the digest of MGF1 in the outer statement; make it SHA-256.
+    place = der.rindex(bytes.fromhex("0609608648016503040202"))
+    der[place + 10] = 1
+    changed = replace(chain, leaf=parse_certificate(bytes(der)))
+    refused(
+        authority.report(), changed, CertificateRejected, "leaf: signature of 'SEV-Milan' cannot be judged"
+    )
 
 
 def test_a_product_name_of_another_line() -> None:
