@@ -36,7 +36,7 @@ def outcome(root: Path, program: str, file: Path) -> tuple[int, str]:
 
 def test_a_name_of_odd_length_warns_nobody(root: Path, tmp_path: Path) -> None:
     der = bytearray(Authority().chain().leaf.public_bytes(Encoding.DER))
-    # The organisation's attribute becomes a second country of 22 letters.
+    # The issuer's organisation becomes a second country of 22 letters.
     place = der.index(bytes.fromhex("060355040a"))
     der[place + 4] = 0x06
     file = tmp_path / "leaf.der"
@@ -44,7 +44,7 @@ def test_a_name_of_odd_length_warns_nobody(root: Path, tmp_path: Path) -> None:
     read = "import sys, pathlib; data = pathlib.Path(sys.argv[1]).read_bytes(); "
     ours = read + "from sidecar.x509load import load_der; load_der(data)"
     assert outcome(root, ours, file) == (0, "")
-    theirs = read + "from cryptography import x509; x509.load_der_x509_certificate(data).subject"
+    theirs = read + "from cryptography import x509; x509.load_der_x509_certificate(data).issuer"
     assert "Attribute's length must be" in outcome(root, theirs, file)[1], (
         "no longer warned of: drop the filter"
     )
