@@ -1,14 +1,17 @@
 """Atheris target: whatever an image holds, reading and unlocking it ends in our errors, soon, or opens.
 
 Run by tests/encfs/luks2/test_fuzz.py; by hand: `python tests/fuzz/luks2_header.py CORPUS -max_total_time=60`.
-The first byte of an input chooses what the rest is: metadata text, bytes laid over a good header with its
-checksums made right again, or a whole image.
+The first byte of an input chooses what the rest is: metadata text, changes of members of good metadata, bytes
+laid over a good header with its checksums made right again, or a whole image.
 """
 
 from __future__ import annotations
 
+import copy
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import atheris
 
@@ -36,11 +39,45 @@ def image_of(data: bytes) -> bytearray:
     image = bytearray(BASE)
     if kind == b"J" and len(rest) < COPY - 4096 and b"\0" not in rest and rest.startswith(b"{"):
         rewrite(image, text=rest)
+    elif kind == b"M":
+        change_members(image, rest)
     elif kind == b"O":
         overlay(image, rest)
     else:
         image[: len(rest)] = rest
     return image
+
+
+def change_members(image: bytearray, rest: bytes) -> None:
+    """Groups of a place in the metadata (one byte), a kind of value (one byte), and a line with the value."""
+    metadata = json_of(image)
+    while len(rest) > 2:
+        found = places(metadata)
+        owner, name = found[rest[0] % len(found)] if found else (metadata, "x")
+        line, _, following = rest[2:].partition(b"\n")
+        text = line.decode("latin-1")
+        if rest[1] % 4 == 0:
+            del owner[name]
+        elif rest[1] % 4 == 1:
+            owner[name] = text
+        elif rest[1] % 4 == 2:
+            owner[name] = int.from_bytes(line[:9], "big")
+        elif isinstance(owner, dict):
+            owner[text] = copy.deepcopy(owner[name])
+        rest = following
+    text_bytes = json.dumps(metadata, separators=(",", ":")).encode()
+    if len(text_bytes) < COPY - 4096:
+        rewrite(image, text=text_bytes)
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Every (container, name) in a JSON value."""
+    found: list[tuple[Any, Any]] = []
+    names = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    for name in names:
+        found.append((value, name))
+        found += places(value[name])
+    return found
 
 
 def overlay(image: bytearray, rest: bytes) -> None:
@@ -67,12 +104,12 @@ def test_one_input(data: bytes) -> None:
 
 def seed(corpus: Path) -> None:
     """Good inputs to start from."""
-    import json
-
     corpus.mkdir(exist_ok=True)
     text = json.dumps(json_of(bytearray(BASE)), separators=(",", ":")).encode()
     (corpus / "metadata").write_bytes(b"J" + text)
     (corpus / "image").write_bytes(b"I" + BASE[: 2 * COPY])
+    for place in range(0, len(places(json_of(bytearray(BASE)))), 3):
+        (corpus / f"member{place}").write_bytes(b"M" + bytes([place, 1]) + b"32768")
     (corpus / "overlay").write_bytes(b"O\x00\x10\x08" + bytes(7) + b"\x02")
 
 
