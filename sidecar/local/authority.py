@@ -4,9 +4,9 @@ Strategy: parse the request, verify report and chain with `sidecar.snp.verify` a
 compare the hashes of runtime and init time data with what the report commits to, hold the claims against
 the attestation policy, sign. The key set it publishes is the one document that vaults check its tokens by.
 
-Rules: roots are the software processor's and AMD's; nothing else is ever accepted. A compliance claim
-appears only when the operator of the box asked for it by name, because the software processor runs no
-utility VM that could be endorsed.
+Rules: roots are the software processor's and AMD's; nothing else is ever accepted. A compliance claim needs
+an endorsement of the measurement by Microsoft, or the operator of the box asking for it by name: the
+software processor runs no utility VM that could be endorsed.
 
 Spec: Azure Attestation REST API 2022-08-01; troubleshooting guide, error codes.
 
@@ -17,10 +17,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import secrets
+from collections.abc import Sequence
 
 import trio
 
+from sidecar.endorsement import AZURE_UVM_ISSUERS, UvmIssuer, verify_uvm_endorsement
 from sidecar.errors import SidecarError, VerificationFailed
 from sidecar.jose import b64_encode, x5c_of
 from sidecar.jwk import Jwk, parse_jwks
@@ -49,7 +52,14 @@ from sidecar.snp.verify import VerifyPolicy, verify_evidence
 from sidecar.strictjson import JsonObject, dump_json
 from sidecar.web import Router, WebRequest, WebResponse, json_response
 
+log = logging.getLogger("sidecar.local")
+
 API_VERSIONS = frozenset({"2020-10-01", "2022-08-01", "2022-09-01-preview", "2025-06-01"})
+# By the endorsement's feed: container instances, and confidential containers on AKS.
+_COMPLIANCE_OF = {
+    "ContainerPlat-AMD-UVM": "azure-compliant-uvm",
+    "ConfAKS-AMD-UVM": "azure-signed-katacc-uvm",
+}
 # The authority reports what it sees; what is acceptable is for release policies to say.
 _GENUINE_ONLY = VerifyPolicy(vmpl=None, allow_debug=True, allow_migration=True)
 
@@ -63,6 +73,7 @@ class Authority:
         roots: whose reports it accepts.
         store: where its policy is kept. tokens: who may change the policy.
         compliance: `x-ms-compliance-status` to assert for software evidence, or None.
+        endorsers: whose endorsements of a utility VM count.
     """
 
     def __init__(
@@ -75,12 +86,14 @@ class Authority:
         tokens: TokenSigner,
         clock: Clock,
         compliance: str | None = None,
+        endorsers: Sequence[UvmIssuer] = AZURE_UVM_ISSUERS,
     ) -> None:
         self.issuer = issuer
         self._signer = signer
         self._roots = roots
         self._clock = clock
         self._compliance = compliance
+        self._endorsers = endorsers
         digest = hashlib.sha256(signer.chain_pem()).digest()
         self._kid = b64_encode(digest)
         self._policies = Policies(store, tokens, self._sign_statement, clock)
@@ -141,21 +154,11 @@ class Authority:
         Raises:
             Refusal: 400 with what is wrong.
         """
+        policy = self._policies.current
         try:
-            request = parse_attest_request(body)
-            report, is_hardware = self._verify(request)
+            claims = self._claims(parse_attest_request(body), policy.text)
         except SidecarError as exc:
             raise Refusal(400, "InvalidParameter", f"evidence refused: {exc}") from exc
-        policy = self._policies.current
-        claims = token_claims(
-            report,
-            request,
-            issuer=self.issuer,
-            at=self._clock(),
-            token_id=secrets.token_hex(32),
-            policy_hash=policy_hash(policy.text),
-            compliance=None if is_hardware else self._compliance,
-        )
         outcome = evaluate(policy, claims)
         if not outcome.permitted:
             raise Refusal(400, "PolicyEvaluationError", outcome.reason)
@@ -163,6 +166,38 @@ class Authority:
         if expired:
             claims = _aged(claims, 2 * TOKEN_LIFE)
         return sign_token(claims, self._signer.key, kid=self._kid, issuer=self.issuer)
+
+    def _claims(self, request: AttestRequest, policy: str) -> JsonObject:
+        """The claims of evidence that verifies."""
+        report, is_hardware = self._verify(request)
+        compliance, endorsement = self._endorsed(request, report)
+        return token_claims(
+            report,
+            request,
+            issuer=self.issuer,
+            at=self._clock(),
+            token_id=secrets.token_hex(32),
+            policy_hash=policy_hash(policy),
+            compliance=compliance or (None if is_hardware else self._compliance),
+            endorsement=endorsement,
+        )
+
+    def _endorsed(self, request: AttestRequest, report: Report) -> tuple[str | None, JsonObject | None]:
+        """Compliance status and claims by the first endorsement that fits; None without one."""
+        for document in request.endorsements:
+            try:
+                found = verify_uvm_endorsement(
+                    document, measurement=report.measurement, at=self._clock(), issuers=self._endorsers
+                )
+            except SidecarError as exc:
+                log.info("endorsement passed over: %s", exc)
+                continue
+            claims: JsonObject = {
+                "x-ms-sevsnpvm-guestsvn": str(found.svn),
+                "x-ms-sevsnpvm-launchmeasurement": found.measurement.hex(),
+            }
+            return _COMPLIANCE_OF.get(found.feed), claims
+        return None, None
 
     def _sign_statement(self, claims: JsonObject) -> str:
         now = int(self._clock().timestamp())
