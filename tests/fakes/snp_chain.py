@@ -199,29 +199,36 @@ def _ark(line: ProductLine, spoil: Callable[[Certificate], Certificate]) -> x509
 
 
 @functools.cache
-def _chain(authority: Authority) -> CertificateChain:
-    line, vlek = authority.line, authority.vlek
-    ask_key = rsa_key("ask")
-    ask_name = name(f"SEV-VLEK-{line}" if vlek else f"SEV-{line}")
-    ask = Certificate(
-        ask_name,
+def _ask(line: ProductLine, vlek: bool, spoil: Callable[[Certificate], Certificate]) -> x509.Certificate:
+    plain = Certificate(
+        _ask_name(line, vlek),
         name(f"ARK-{line}"),
-        ask_key.public_key(),
+        rsa_key("ask").public_key(),
         rsa_key("ark"),
         0x10001,
         extensions=ca_extensions(0),
     )
+    return spoil(plain).build()
+
+
+def _ask_name(line: ProductLine, vlek: bool) -> x509.Name:
+    return name(f"SEV-VLEK-{line}" if vlek else f"SEV-{line}")
+
+
+@functools.cache
+def _chain(authority: Authority) -> CertificateChain:
+    line, vlek = authority.line, authority.vlek
     leaf = Certificate(
         name("SEV-VLEK" if vlek else "SEV-VCEK"),
-        ask_name,
+        _ask_name(line, vlek),
         authority.key.public_key(),
-        ask_key,
+        rsa_key("ask"),
         77,
         extensions=leaf_extensions(authority.values()),
     )
     return CertificateChain(
         leaf=authority.spoil_leaf(leaf).build(),
-        ask=authority.spoil_ask(ask).build(),
+        ask=_ask(line, vlek, authority.spoil_ask),
         ark=_ark(line, authority.spoil_ark),
     )
 
@@ -230,3 +237,8 @@ def sign(report: Report, key: ec.EllipticCurvePrivateKey) -> bytes:
     """Sign a report as the firmware would, 1184 bytes."""
     r, s = decode_dss_signature(key.sign(build_report(report)[:0x2A0], ec.ECDSA(hashes.SHA384())))
     return build_report(replace(report, signature_r=r, signature_s=s))
+
+
+def spoiled_dates(last: datetime) -> Callable[[Certificate], Certificate]:
+    """A certificate that ends at `last`."""
+    return lambda certificate: replace(certificate, last=last)

@@ -9,7 +9,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,16 @@ from sidecar.snp.vtpm import VtpmSource
 DATA = bytes(range(64))
 
 
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that jumps when nothing happens, a thread at work looks like nothing."""
+
+    async def inline(call: Callable[..., object], *arguments: object) -> object:
+        return call(*arguments)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", inline)
+
+
 async def test_fresh_report(snp_processor: SoftwareProcessor) -> None:
     device = Tpm(snp_processor.sign_report)
     raw = await VtpmSource(transmit=device.transmit).read_report(DATA)
@@ -37,7 +47,7 @@ async def test_fresh_report(snp_processor: SoftwareProcessor) -> None:
 
 
 async def test_stale_reports_are_waited_out(
-    snp_processor: SoftwareProcessor, autojump_clock: MockClock
+    snp_processor: SoftwareProcessor, autojump_clock: MockClock, no_threads: None
 ) -> None:
     device = Tpm(snp_processor.sign_report, delay=6)
     start = trio.current_time()
@@ -46,7 +56,9 @@ async def test_stale_reports_are_waited_out(
     assert trio.current_time() - start == pytest.approx(3.0)
 
 
-async def test_a_report_that_never_comes(snp_processor: SoftwareProcessor, autojump_clock: MockClock) -> None:
+async def test_a_report_that_never_comes(
+    snp_processor: SoftwareProcessor, autojump_clock: MockClock, no_threads: None
+) -> None:
     device = Tpm(snp_processor.sign_report, delay=10_000)
     with pytest.raises(ReportUnavailable, match="no report over the new data after 15 seconds"):
         await VtpmSource(transmit=device.transmit).read_report(DATA)
