@@ -33,11 +33,13 @@ from sidecar.snp.endpoints import (
     EndpointKind,
     azure_cache_url,
     kds_chain_url,
+    kds_crl_url,
     kds_leaf_url,
     lines_of,
 )
 from sidecar.snp.leaf import LeafKind
 from sidecar.snp.report import Report
+from sidecar.snp.revocation import RevocationList, parse_revocation_list
 from sidecar.snp.tcb import ProductLine
 
 # Statuses after which the same question may succeed later. 404 is not among them, though AMD's service is
@@ -185,3 +187,15 @@ def _pair(authorities: list[x509.Certificate]) -> tuple[x509.Certificate, x509.C
         names = ", ".join(common_name(c.subject)[:32] for c in authorities)
         raise MalformedInput(f"certificate chain of the key service: {names or 'empty'}, wanted ASK and ARK")
     return others[0], roots[0]
+
+
+async def fetch_revocation_list(
+    get: Get, line: ProductLine, kind: LeafKind, endpoint: CertificateEndpoint | None = None
+) -> RevocationList:
+    """AMD's revocation list of a product line, unverified.
+
+    Raises:
+        ServiceError: no usable answer. MalformedInput: it does not parse.
+    """
+    base = (endpoint or CertificateEndpoint(EndpointKind.AMD)).base
+    return parse_revocation_list(await body_of(get, kds_crl_url(base, line, kind)))

@@ -9,7 +9,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from fakes.snp_chain import Authority
 from fakes.snp_http import Reply, Services
 
-from sidecar.certservices import AskLater, AzureCacheSource, KdsSource, ThimSource, service_source
+from sidecar.certservices import (
+    AskLater,
+    AzureCacheSource,
+    KdsSource,
+    ThimSource,
+    fetch_revocation_list,
+    service_source,
+)
 from sidecar.certsources import CacheSource, FolderSource, GivenSource, NotHere, TableSource, Wanted
 from sidecar.errors import MalformedInput, ServiceError
 from sidecar.snp.certcache import CertificateCache
@@ -181,3 +188,14 @@ async def test_an_answer_that_is_not_ask_and_ark(body: bytes) -> None:
     services = Services(Authority(), answers={"chain": Reply(body=body)})
     with pytest.raises(MalformedInput):
         await kds(services).fetch(wanted(Authority()))
+
+
+async def test_revocation_list() -> None:
+    services = Services(Authority(), answers={"leaf": Reply(body=b"junk")})
+    with pytest.raises(MalformedInput, match="revocation list"):
+        await fetch_revocation_list(services.get, GENOA, LeafKind.VLEK)
+    assert services.requests == ["https://kdsintf.amd.com/vlek/v1/Genoa/crl"]
+    services.answers["leaf"] = Reply(404)
+    endpoint = CertificateEndpoint(AMD, "https://kds.example")
+    with pytest.raises(ServiceError, match="status 404"):
+        await fetch_revocation_list(services.get, MILAN, LeafKind.VCEK, endpoint)
