@@ -24,12 +24,12 @@ import hmac
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import trio
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import (
@@ -38,18 +38,17 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from cryptography.x509.oid import NameOID
 
 from sidecar.errors import MalformedInput, ReportUnavailable
 from sidecar.snp.certs import CertificateChain, Collateral, build_thim, parse_certificate
 from sidecar.snp.flags import PlatformInfo
-from sidecar.snp.leaf import Leaf, LeafKind, build_leaf_extensions
+from sidecar.snp.leaf import Leaf, LeafKind
 from sidecar.snp.report import FirmwareVersion, Report, build_report
+from sidecar.snp.softissuer import LABEL, build_authority, build_vcek
 from sidecar.snp.source import RawReport
 from sidecar.snp.tcb import Cpuid, ProductLine, Tcb, TcbLayout
 
 LINE = ProductLine.MILAN
-LABEL = "SOFTWARE, NOT HARDWARE"
 DIRECTORY_VARIABLE = "SIDECAR_SNP_DIRECTORY"
 DEFAULT_TCB = Tcb.of(TcbLayout.MILAN, boot_loader=4, tee=0, snp=0x18, microcode=0xDB)
 # Azure's value in every report seen: ABI 0.31, SMT allowed, bit 17.
@@ -62,9 +61,6 @@ _PLATFORM = PlatformInfo.SMT_EN | PlatformInfo.ECC_EN | PlatformInfo.ALIAS_CHECK
 _P384_ORDER = int(
     "ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973", 16
 )
-_PSS = padding.PSS(padding.MGF1(SHA384()), 48)
-_ARK_LIFE = timedelta(days=25 * 365)
-_VCEK_LIFE = timedelta(days=7 * 365)
 _CACHE_SECONDS = 86400
 
 
@@ -206,10 +202,7 @@ class SoftwareProcessor:
 
     def _issue(self, key: ec.EllipticCurvePublicKey, tcb: Tcb) -> x509.Certificate:
         leaf = Leaf(LeafKind.VCEK, 0, f"{LINE}-B0", tcb, self.chip_id, None)
-        builder = _builder("SEV-VCEK", self.ask.subject, key, _VCEK_LIFE)
-        for extension in build_leaf_extensions(leaf):
-            builder = builder.add_extension(extension, critical=False)
-        return builder.sign(self._keys.ask_key, SHA384(), rsa_padding=_PSS)
+        return build_vcek(leaf, key, self.ask.subject, self._keys.ask_key, now=datetime.now(UTC))
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,8 +274,10 @@ def _create(directory: Path) -> None:
             return
         ark_key = rsa.generate_private_key(65537, 4096)
         ask_key = rsa.generate_private_key(65537, 4096)
-        ark = _authority(f"ARK-{LINE} ({LABEL})", None, ark_key, ark_key, path_length=None)
-        ask = _authority(f"SEV-{LINE}", ark.subject, ask_key, ark_key, path_length=0)
+        now = datetime.now(UTC)
+        name = f"ARK-{LINE} ({LABEL})"
+        ark = build_authority(name, None, ark_key, ark_key, path_length=None, now=now)
+        ask = build_authority(f"SEV-{LINE}", ark.subject, ask_key, ark_key, path_length=0, now=now)
         for name, content in {
             "ark.key": _private_pem(ark_key),
             "ask.key": _private_pem(ask_key),
@@ -307,65 +302,3 @@ def _write(path: Path, content: bytes) -> None:
 
 def _private_pem(key: rsa.RSAPrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _name(common_name: str) -> x509.Name:
-    """AMD's attributes in AMD's order, with an organisation nobody can take for AMD."""
-    return x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, "Engineering"),
-            x509.NameAttribute(NameOID.COUNTRY_NAME, "US"),
-            x509.NameAttribute(NameOID.LOCALITY_NAME, "Santa Clara"),
-            x509.NameAttribute(NameOID.STATE_OR_PROVINCE_NAME, "CA"),
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, LABEL),
-            x509.NameAttribute(NameOID.COMMON_NAME, common_name),
-        ]
-    )
-
-
-def _builder(
-    common_name: str,
-    issuer: x509.Name | None,
-    key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey,
-    life: timedelta,
-) -> x509.CertificateBuilder:
-    subject = _name(common_name)
-    # AMD's key service dates certificates a day back as well, which forgives a slow clock.
-    start = datetime.now(UTC) - timedelta(days=1)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer or subject)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(start + life)
-    )
-
-
-def _authority(
-    common_name: str,
-    issuer: x509.Name | None,
-    key: rsa.RSAPrivateKey,
-    signer: rsa.RSAPrivateKey,
-    *,
-    path_length: int | None,
-) -> x509.Certificate:
-    usage = x509.KeyUsage(
-        digital_signature=False,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=True,
-        crl_sign=path_length is None,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    return (
-        _builder(common_name, issuer, key.public_key(), _ARK_LIFE)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(signer, SHA384(), rsa_padding=_PSS)
-    )

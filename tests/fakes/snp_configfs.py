@@ -14,6 +14,7 @@ kept in PROCESSOR_DIRECTORY. Behaviour, all optional:
     failures=99             how often that happens
     table=0                 1: auxblob holds the certificate table
     long=0                  1: outblob is longer than a report
+    generation=             content of `generation` instead of the count
 
 Rules of the kernel that it keeps (drivers/virt/coco/tsm.c): inblob has 1 to 64 bytes per write, each
 successful write counts, privlevel must be floor..3, reading without inblob fails, sev_guest wants exactly 64
@@ -173,7 +174,7 @@ class Tsm(pyfuse3.Operations):
         if name == "provider":
             return self.settings.get("provider", "sev_guest").encode() + b"\n"
         if name == "generation":
-            return b"%d\n" % folder.generation
+            return self.settings.get(name, str(folder.generation)).encode() + b"\n"
         if name == "privlevel_floor":
             return b"%d\n" % self.floor()
         self.fail(name)

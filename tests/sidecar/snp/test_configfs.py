@@ -145,3 +145,18 @@ async def test_a_plain_folder_is_not_the_kernels(tmp_path: Path) -> None:
     with pytest.raises(ReportUnavailable, match="ENOENT"):
         await source(tmp_path).read_report(DATA)
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_forbidden_folder_is_not_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(ReportUnavailable, match="cannot be used: Permission denied") as caught:
+        await source(tmp_path).read_report(DATA)
+    assert not isinstance(caught.value, SourceAbsent)
+
+
+async def test_a_generation_that_is_no_number(mount: Mount) -> None:
+    with pytest.raises(MalformedInput, match=r"generation: b'many', wanted a number"):
+        await source(mount(generation="many")).read_report(DATA)

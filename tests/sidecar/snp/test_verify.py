@@ -263,6 +263,7 @@ SPOILED = [
     ("spoil_ask", spoil(extensions=ca_extensions(0)[:1]), "intermediate: extension 2.5.29.15 missing"),
     ("spoil_ask", spoil(padding=PKCS1), "intermediate: signed with .*, wanted RSASSA-PSS"),
     ("spoil_ask", spoil(last=OLD), "validity: SEV-Milan is valid"),
+    ("spoil_ask", spoil(public_key=leaf_key("ask").public_key()), "leaf: the issuer's key is not RSA"),
     ("spoil_leaf", spoil(signer=ROGUE), "leaf: not signed by the key of 'SEV-Milan'"),
     ("spoil_leaf", spoil(padding=PKCS1), "leaf: signed with"),
     ("spoil_leaf", spoil(padding=SALT_32), "leaf: not signed"),
