@@ -43,20 +43,30 @@ class _Gone(Exception):
     """The client left before its request was complete."""
 
 
-def asgi_app(handler: Handler, *, max_body: int = MAX_BODY, deadline: float = BODY_DEADLINE) -> AsgiApp:
+Refuse = Callable[[int, str, str], WebResponse]
+
+
+def asgi_app(
+    handler: Handler,
+    *,
+    max_body: int = MAX_BODY,
+    deadline: float = BODY_DEADLINE,
+    refuse: Refuse | None = None,
+) -> AsgiApp:
     """An ASGI application around a handler.
 
     Args:
         handler: from request to answer.
         max_body: largest request body, bytes.
         deadline: seconds in which the body must have arrived.
+        refuse: makes an error answer from status, code and message; the Azure services' shape when None.
     """
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise NotImplementedError(f"scope {scope['type']!r}")
         try:
-            response = await _answer(handler, scope, receive, max_body, deadline)
+            response = await _answer(handler, scope, receive, max_body, deadline, refuse or _envelope)
             await _send(response, send)
         except _Gone:
             log.debug("%s: the client left early", scope["method"])
@@ -65,28 +75,31 @@ def asgi_app(handler: Handler, *, max_body: int = MAX_BODY, deadline: float = BO
 
 
 async def _answer(
-    handler: Handler, scope: Scope, receive: Receive, max_body: int, deadline: float
+    handler: Handler, scope: Scope, receive: Receive, max_body: int, deadline: float, refuse: Refuse
 ) -> WebResponse:
+    def refusal(status: int, code: str, message: str) -> WebResponse:
+        # The rest of the request may still be on its way: the connection cannot be used again.
+        return refuse(status, code, message).with_headers({"connection": "close"})
+
     try:
         with trio.fail_after(deadline):
             body = await _read_body(scope, receive, max_body)
         request = _request(scope, body)
     except _TooLarge:
-        return _refusal(413, "RequestBodyTooLarge", f"the request body is larger than {max_body} bytes")
+        return refusal(413, "RequestBodyTooLarge", f"the request body is larger than {max_body} bytes")
     except trio.TooSlowError:
-        return _refusal(408, "RequestTimeout", f"the request body did not arrive within {deadline:g} s")
+        return refusal(408, "RequestTimeout", f"the request body did not arrive within {deadline:g} s")
     except MalformedInput as exc:
-        return _refusal(400, "BadParameter", str(exc))
+        return refusal(400, "BadParameter", str(exc))
     try:
         return await handler(request)
     except Exception:
         log.exception("%s %s: failed", request.method, request.path)
-        return _refusal(500, "InternalError", "the service failed; its log has the cause")
+        return refusal(500, "InternalError", "the service failed; its log has the cause")
 
 
-def _refusal(status: int, code: str, message: str) -> WebResponse:
-    # The rest of the request may still be on its way: the connection cannot be used again.
-    return WebResponse(status, build_error_body(ErrorBody(code, message)), {"connection": "close"})
+def _envelope(status: int, code: str, message: str) -> WebResponse:
+    return WebResponse(status, build_error_body(ErrorBody(code, message)))
 
 
 async def _read_body(scope: Scope, receive: Receive, max_body: int) -> bytes:

@@ -2,6 +2,7 @@
 
     SidecarError
     |-- UsageError          2  400  command line, settings or a request body is wrong
+    |   `-- HostNotAllowed     15  403  a host is not on the allow-list; nothing was sent to it
     |-- MalformedInput      3  400  bytes from outside do not parse: report, certificate, token, key
     |-- ReportUnavailable   4  503  no SNP report could be had
     |   `-- SourceAbsent        4  503  this machine lacks this source; another one may be there
@@ -45,6 +46,7 @@ class ExitCode(IntEnum):
     POLICY_REJECTED = 12
     CERTIFICATE_REVOKED = 13
     ENDORSEMENT_REJECTED = 14
+    HOST_NOT_ALLOWED = 15
     INTERRUPTED = 130
 
 
@@ -151,4 +153,11 @@ class IdentityError(SidecarError):
     """No access token could be had."""
 
     exit_code = ExitCode.IDENTITY
+    http_status = 403
+
+
+class HostNotAllowed(UsageError):
+    """A host is not on the allow-list; nothing was sent to it."""
+
+    exit_code = ExitCode.HOST_NOT_ALLOWED
     http_status = 403

@@ -38,6 +38,7 @@ from sidecar.strictjson import (
     load_object,
     text_member,
 )
+from sidecar.x509load import load_der
 
 __all__ = [
     "Jws",
@@ -294,10 +295,7 @@ def certificates_of_x5c(value: object, *, what: str = "x5c") -> tuple[x509.Certi
 
 def _certificate(item: object, what: str) -> x509.Certificate:
     der = b64_decode(as_text(item, what, max_length=2 * MAX_CERTIFICATE), what=what)
-    try:
-        return x509.load_der_x509_certificate(der)
-    except ValueError:
-        raise MalformedInput(f"{what}: not an X.509 certificate") from None
+    return load_der(der, what=what)
 
 
 def x5c_of(certificates: Sequence[x509.Certificate]) -> list[str]:

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from sidecar.errors import MalformedInput
@@ -323,7 +324,7 @@ def _check_sizes(jwk: Jwk, what: str) -> None:
 def _certificate_key(certificate: x509.Certificate, kid: str) -> PublicKey:
     try:
         key = certificate.public_key()
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         raise MalformedInput(f"key {kid!r}: its certificate holds no usable key") from None
     if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
         raise MalformedInput(f"key {kid!r}: its certificate holds a key of another kind than RSA or EC")

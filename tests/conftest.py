@@ -62,6 +62,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(prefixes):
             monkeypatch.delenv(name)
+    # A test that forgot to say where identity comes from must not ask the network.
+    monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", "http://127.0.0.1:9")
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,8 @@
+"""`python -m encfs`.
+
+Kind: entry
+"""
+
+from encfs.cli import main
+
+main()

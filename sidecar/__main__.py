@@ -1,0 +1,8 @@
+"""`python -m sidecar`.
+
+Kind: entry
+"""
+
+from sidecar.cli import main
+
+main()

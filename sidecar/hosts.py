@@ -1,0 +1,136 @@
+"""Which hosts we talk to, decided before a token is fetched: an access token sent to a stranger is lost.
+
+By default the suffixes of Azure's services are allowed, per cloud. `SIDECAR_ALLOWED_HOSTS` replaces them
+with an exact list. What a caller or a settings file names is only ever checked against that.
+
+Kind: pure
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sidecar.errors import HostNotAllowed, MalformedInput
+
+ALLOWED_VARIABLE = "SIDECAR_ALLOWED_HOSTS"
+HSM_VARIABLE = "SIDECAR_MANAGED_HSM_HOSTS"
+_HOST = re.compile(r"(?=.{1,253}(?::|\Z))[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::[1-9][0-9]{0,4})?", re.ASCII)
+
+
+class ServiceKind(StrEnum):
+    """What a host is asked for."""
+
+    AUTHORITY = "attestation authority"
+    VAULT = "vault"
+    MANAGED_HSM = "managed HSM"
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """One Azure cloud: host suffixes and token audiences of its services."""
+
+    authority: str
+    vault: str
+    managed_hsm: str
+
+
+# Spec: Azure documentation, endpoints of the public, China and US Government clouds.
+CLOUDS = (
+    Cloud(".attest.azure.net", ".vault.azure.net", ".managedhsm.azure.net"),
+    Cloud(".attest.azure.cn", ".vault.azure.cn", ".managedhsm.azure.cn"),
+    Cloud(".attest.azure.us", ".vault.usgovcloudapi.net", ".managedhsm.usgovcloudapi.net"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A host that was checked: `name` is host or host:port in lower case."""
+
+    name: str
+    kind: ServiceKind
+    audience: str
+
+    @property
+    def url(self) -> str:
+        """`https://` and the name; there is no other scheme."""
+        return f"https://{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """The allow-list.
+
+    Attributes:
+        exact: the only hosts allowed; None for Azure's suffixes.
+        managed_hsm: hosts that are managed HSMs although their name does not say so.
+    """
+
+    exact: frozenset[str] | None = None
+    managed_hsm: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> Hosts:
+        """Read the two variables; an empty one counts as absent."""
+        exact = _listed(environ.get(ALLOWED_VARIABLE, ""))
+        return cls(exact or None, _listed(environ.get(HSM_VARIABLE, "")))
+
+    def authority(self, text: str) -> Host:
+        """Check an attestation authority; see `_checked`."""
+        return self._checked(text, ServiceKind.AUTHORITY)
+
+    def vault(self, text: str) -> Host:
+        """Check a vault or managed HSM, and say which it is."""
+        name = parse_host(text)
+        is_hsm = "managedhsm" in name or name in self.managed_hsm
+        return self._checked(text, ServiceKind.MANAGED_HSM if is_hsm else ServiceKind.VAULT)
+
+    def _checked(self, text: str, kind: ServiceKind) -> Host:
+        """Parse and check a host.
+
+        Raises:
+            MalformedInput: not a host name.
+            HostNotAllowed: not on the list.
+        """
+        name = parse_host(text)
+        cloud = next((c for c in CLOUDS if name.endswith(_suffix(c, kind))), None)
+        if self.exact is not None:
+            if name not in self.exact:
+                raise HostNotAllowed(
+                    f"{kind} {name}: not allowed, wanted one of {', '.join(sorted(self.exact))}",
+                    hint=f"the list is {ALLOWED_VARIABLE}; no token was fetched and nothing was sent",
+                )
+        elif cloud is None or ":" in name:
+            suffixes = ", ".join(_suffix(c, kind) for c in CLOUDS)
+            raise HostNotAllowed(
+                f"{kind} {name}: not a host of Azure's, wanted a name ending in one of {suffixes}",
+                hint=f"to use another service, list its host in {ALLOWED_VARIABLE}; nothing was sent",
+            )
+        return Host(name, kind, "https://" + _suffix(cloud or CLOUDS[0], kind)[1:])
+
+
+def parse_host(text: str) -> str:
+    """A host name with an optional port, in lower case; no scheme, path, user or address literal of IPv6.
+
+    Raises:
+        MalformedInput: anything else.
+    """
+    name = text.strip().lower()
+    if not _HOST.fullmatch(name) or ".." in name:
+        hint = "leave out https:// and the path" if "/" in name else ""
+        raise MalformedInput(f"host {text[:100]!r}: wanted a name like myvault.vault.azure.net", hint=hint)
+    return name
+
+
+def _suffix(cloud: Cloud, kind: ServiceKind) -> str:
+    return {
+        ServiceKind.AUTHORITY: cloud.authority,
+        ServiceKind.VAULT: cloud.vault,
+        ServiceKind.MANAGED_HSM: cloud.managed_hsm,
+    }[kind]
+
+
+def _listed(text: str) -> frozenset[str]:
+    return frozenset(parse_host(item) for item in text.split(",") if item.strip())
