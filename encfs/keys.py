@@ -23,9 +23,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NoReturn
 
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
 from encfs.errors import KeyFileError, KeyUnusable
 from encfs.strictjson import JsonRefused, load_object
 
@@ -187,6 +184,10 @@ def _rsa_passphrase(jwk: Mapping[str, object], salt: bytes | None, label: str | 
             f"RSA private exponent of {len(exponent)} bytes, wanted the whole private key",
             hint="the key must be released as private JWK, with member d",
         )
+    # Imported here: a driver needs `Secret` only, and keeps all its memory locked.
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
     info = (label or DEFAULT_LABEL).encode("utf-8")
     hkdf = HKDF(algorithm=hashes.SHA256(), length=KEY_SIZE, salt=salt, info=info)
     return Secret(hkdf.derive(exponent), full_entropy=True)

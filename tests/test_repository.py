@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = sorted(path for path in [*(ROOT / "scripts").iterdir(), ROOT / ".ci" / "run"] if path.is_file())
+SCRIPTS = sorted(p for p in [*(ROOT / "scripts").iterdir(), ROOT / ".ci" / "run"] if p.suffix != ".txt")
 MACHINE_PATH = re.compile(r"/(?:work|root|home/(?!me/)[a-z]+|opt)/|/Users/|/pyenv/|\.pyenv")
 # Hosts that packages come from. Built from parts, so that this file does not name one itself.
 REGISTRY = re.compile(
@@ -114,7 +114,7 @@ def requirements(name: str, extras: frozenset[str] = frozenset()) -> Iterator[Re
 
 
 def test_everything_we_need_is_pinned_and_installed_so() -> None:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    lines = (ROOT / "scripts" / "constraints.txt").read_text().splitlines()
     pins = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
     assert lines == sorted(lines, key=str.lower), "constraints.txt is not sorted"
     waiting = [

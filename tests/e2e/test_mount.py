@@ -177,3 +177,19 @@ def test_unmounted_by_hand_ends_the_supervisor(commands: Commands) -> None:
         assert process.wait(20) == 0
     result = commands.run("encfs", "unmount", mnt)
     assert (result.code, "no volume of ours" in result.err) == (25, True)
+
+
+def test_driver_stays_within_its_memory(commands: Commands) -> None:
+    """64 MiB besides the cache asked for, and a local image has none: the limit of the design."""
+    import json
+
+    image, mnt = create(commands, size="256M"), commands.folder / "mnt"
+    commands.run("encfs", "mount", image, mnt, "--key-file", "key.bin", check=True)
+    for number in range(4):
+        (mnt / f"file-{number}").write_bytes(os.urandom(40 << 20))
+        os.sync()
+    (state_file,) = (commands.folder / "run").glob("*/state.json")
+    status = Path(f"/proc/{json.loads(state_file.read_text())['driver_pid']}/status").read_text()
+    peak = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+    commands.run("encfs", "unmount", mnt, check=True)
+    assert peak < 64 << 10, f"the driver took {peak} KiB"
