@@ -11,13 +11,9 @@ from pathlib import Path
 
 import trio
 
-from encfs.block.file import open_file
 from encfs.exposing import exposed, run_tool
 from encfs.keys import Secret, offered_fingerprint
-from encfs.luks2.unlock import unlock
-from encfs.opening import naming, read_checked_header
-from encfs.session import Volume
-from encfs.volume import SegmentGeometry
+from encfs.opening import UnlockOptions, open_image, volume_of
 
 # e2fsck(8): bit 2 is "errors left uncorrected"; with -n nothing is ever corrected.
 _CLEAN = 0
@@ -32,32 +28,29 @@ class Finding:
     detail: str
 
 
-async def check_image(path: Path, passphrase: Secret) -> list[Finding]:
+async def check_image(path: Path, passphrase: Secret, options: UnlockOptions) -> list[Finding]:
     """Check an image with its key.
 
     Raises:
         ImageError: the header is not one we accept.
         WrongKey: no keyslot opens.
     """
-    source = open_file(path, read_only=True)
+    image = open_image(path, options, read_only=True)
     try:
-        with naming(path):
-            header = read_checked_header(source)
-            unlocked = await trio.to_thread.run_sync(lambda: unlock(header, passphrase, source.read_exactly))
+        unlocked = await trio.to_thread.run_sync(image.unlock, passphrase, options)
     except BaseException:
-        source.close()
+        image.source.close()
         raise
+    finally:
+        image.close_header()
+    warnings = image.header.warnings
     findings = [
-        Finding(
-            "header", not header.warnings, "; ".join(header.warnings) or "both copies are good and agree"
-        ),
+        Finding("header", not warnings, "; ".join(warnings) or "both copies are good and agree"),
         Finding("keyslot", True, f"keyslot {unlocked.keyslot} opens, and the digest confirms the volume key"),
         Finding("key", True, _fingerprint(passphrase)),
         Finding("header MAC", True, _authentication(unlocked.authenticated)),
     ]
-    segment = unlocked.segment
-    geometry = SegmentGeometry(segment.offset, segment.size, segment.sector_size, segment.iv_tweak)
-    async with exposed(Volume(source, str(path), geometry, unlocked.volume_key, True)) as data:
+    async with exposed(volume_of(image, unlocked)) as data:
         code, output = await run_tool("e2fsck", "-f", "-n", str(data))
     findings.append(Finding("file system", code == _CLEAN, _e2fsck_words(code, output)))
     return findings

@@ -22,8 +22,9 @@ import trio
 from encfs.block.file import adopt_file
 from encfs.errors import FileSystemError, ImageError, UsageError
 from encfs.exposing import exposed, run_tool
-from encfs.keys import Secret
-from encfs.luks2.create import format_header
+from encfs.keys import Secret, offered_fingerprint
+from encfs.luks2.create import format_header, new_volume_key
+from encfs.luks2.token import KeyToken
 from encfs.session import Volume
 from encfs.volume import SegmentGeometry
 
@@ -44,26 +45,29 @@ class CreateOptions:
         size: bytes of the whole image, header included; None means as large as its content needs.
         source: folder whose content goes into it; None makes an empty file system.
         sector_size: LUKS2 sector size in bytes.
-        pbkdf: `pbkdf2` or `argon2id`.
+        pbkdf: `pbkdf2` or `argon2id`; None chooses by the key: pbkdf2 for full entropy.
         label: LUKS2 and ext4 label; may be empty.
+        kid: name of the key in its vault, kept in the header; may be empty.
         force: replace an existing file.
     """
 
     size: int | None
     source: Path | None
     sector_size: int = 4096
-    pbkdf: str = "pbkdf2"
+    pbkdf: str | None = None
     label: str = ""
+    kid: str = ""
     force: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """What was made: image size in bytes, LUKS2 UUID, files copied."""
+    """What was made: size in bytes, LUKS2 UUID, public fingerprint of the key (None for a typed one)."""
 
     path: Path
     size: int
     uuid: str
+    key_check_value: str | None
 
 
 def parse_size(text: str) -> int:
@@ -101,19 +105,21 @@ async def create_image(path: Path, passphrase: Secret, options: CreateOptions) -
         uuid = await _fill(fd, path, size, passphrase, options)
         os.fsync(fd)
         _publish(partial, path, force=options.force)
-    return Created(path, size, uuid)
+    return Created(path, size, uuid, offered_fingerprint(passphrase))
 
 
 async def _fill(fd: int, path: Path, size: int, passphrase: Secret, options: CreateOptions) -> str:
-    volume_key = Secret(secrets.token_bytes(64))
+    volume_key = new_volume_key(64)
+    pbkdf = options.pbkdf or ("pbkdf2" if passphrase.full_entropy else "argon2id")
     formatted = await trio.to_thread.run_sync(
         lambda: format_header(
             image_size=size,
             passphrase=passphrase,
             volume_key=volume_key,
             sector_size=options.sector_size,
-            pbkdf=options.pbkdf,
+            pbkdf=pbkdf,
             label=options.label,
+            key_token=KeyToken(kid=options.kid),
         )
     )
     os.ftruncate(fd, size)

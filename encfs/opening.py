@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -18,66 +19,141 @@ import trio
 from encfs.block.file import FileDevice, open_file
 from encfs.errors import EncfsError, TruncatedImage
 from encfs.keys import Secret
-from encfs.luks2.unlock import Header, read_header, unlock
+from encfs.luks2.kdf import KdfLimits
+from encfs.luks2.unlock import Header, Unlocked, read_header, unlock
 from encfs.session import Volume
 from encfs.volume import SegmentGeometry
 
 log = logging.getLogger(__name__)
 
 
-def inspect(path: Path) -> tuple[Header, int]:
-    """Read and check the header of an image, without a key.
+@dataclass(frozen=True, slots=True)
+class UnlockOptions:
+    """How to unlock.
 
-    Returns:
-        The header, and the size of the image in bytes.
+    Attributes:
+        header: file of a detached header; None when it lies in the image.
+        limits: what key derivation may cost; None for the defaults.
+        keyslot: try only this one.
+        require_authenticated: refuse a header without MAC.
+        accept_changed_header: unlock although the MAC is wrong; only to sign the header anew.
+    """
+
+    header: Path | None = None
+    limits: KdfLimits | None = None
+    keyslot: int | None = None
+    require_authenticated: bool = False
+    accept_changed_header: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An open image with its checked header; `header_source` is where the header and keyslots lie."""
+
+    path: Path
+    source: FileDevice
+    header_source: FileDevice
+    header: Header
+
+    def close(self) -> None:
+        """Close both files."""
+        self.close_header()
+        self.source.close()
+
+    def close_header(self) -> None:
+        """Close the file of a detached header."""
+        if self.header_source is not self.source:
+            self.header_source.close()
+
+    def unlock(self, passphrase: Secret, options: UnlockOptions) -> Unlocked:
+        """Prove a passphrase; blocks for as long as key derivation takes.
+
+        Raises:
+            WrongKey: no keyslot opens with it.
+            ImageError: the header is refused.
+        """
+        with naming(self.path):
+            return unlock(
+                self.header,
+                passphrase,
+                self.header_source.read_exactly,
+                limits=options.limits,
+                keyslot=options.keyslot,
+                require_authenticated=options.require_authenticated,
+                accept_changed_header=options.accept_changed_header,
+            )
+
+
+def open_image(
+    path: Path,
+    options: UnlockOptions | None = None,
+    *,
+    read_only: bool,
+    lock: bool = True,
+    direct: bool = True,
+) -> Image:
+    """Open an image, read its header once and check it.
+
+    Args:
+        path: the image.
+        options: say where the header is.
+        read_only: for reading only, and with a shared lock.
+        lock: refuse an image that is in use.
+        direct: open for O_DIRECT; not for editing headers.
 
     Raises:
         ImageError: what is wrong with the image.
     """
-    source = open_file(path, read_only=True, lock=False)
-    try:
-        with naming(path):
-            return read_checked_header(source), source.size
-    finally:
-        source.close()
+    header_path = options.header if options is not None else None
+    with contextlib.ExitStack() as stack:
+        source = open_file(path, read_only=read_only, lock=lock, direct=direct)
+        stack.callback(source.close)
+        header_source = source
+        if header_path is not None:
+            header_source = open_file(header_path, read_only=read_only, lock=lock, direct=direct)
+            stack.callback(header_source.close)
+        with naming(path if header_path is None else header_path):
+            if header_source.size == 0:
+                raise TruncatedImage("image: empty", hint="restore it from a copy, or make one: encfs create")
+            data_size = None if header_path is None else source.size
+            header = read_header(header_source.read_exactly, header_source.size, data_size=data_size)
+        stack.pop_all()
+    return Image(path, source, header_source, header)
 
 
-async def open_volume(path: Path, passphrase: Secret, *, read_only: bool) -> Volume:
+async def open_volume(
+    path: Path, passphrase: Secret, *, read_only: bool, options: UnlockOptions | None = None
+) -> Volume:
     """Open, lock and unlock a local image.
 
     Raises:
         ImageError: what is wrong with the image.
         WrongKey: no keyslot opens with this passphrase.
     """
-    source = open_file(path, read_only=read_only)
+    options = options or UnlockOptions()
+    image = open_image(path, options, read_only=read_only)
     try:
-        return await unlock_volume(source, path, passphrase)
+        warn(image)
+        unlocked = await trio.to_thread.run_sync(image.unlock, passphrase, options)
     except BaseException:
-        source.close()
+        image.source.close()
         raise
+    finally:
+        image.close_header()
+    return volume_of(image, unlocked)
 
 
-async def unlock_volume(source: FileDevice, path: Path, passphrase: Secret) -> Volume:
-    """Unlock an image that is open already; the caller closes it when this raises."""
-    with naming(path):
-        header = read_checked_header(source)
-        for warning in header.warnings:
-            log.warning("image %s: %s", path, warning)
-        unlocked = await trio.to_thread.run_sync(lambda: unlock(header, passphrase, source.read_exactly))
+def volume_of(image: Image, unlocked: Unlocked) -> Volume:
+    """What a session serves; takes over the image's data file."""
     segment = unlocked.segment
     geometry = SegmentGeometry(segment.offset, segment.size, segment.sector_size, segment.iv_tweak)
-    return Volume(source, str(path), geometry, unlocked.volume_key, source.read_only)
+    return Volume(image.source, str(image.path), geometry, unlocked.volume_key, image.source.read_only)
 
 
-def read_checked_header(source: FileDevice) -> Header:
-    """Read the header once, and check it.
-
-    Raises:
-        ImageError: what is wrong with the image.
-    """
-    if source.size == 0:
-        raise TruncatedImage("image: empty", hint="restore it from a copy, or make one with `encfs create`")
-    return read_header(source.read_exactly, source.size)
+def warn(image: Image) -> None:
+    """Log what is not as it should be, though the image opens."""
+    for warning in image.header.warnings:
+        log.warning("image %s: %s", image.path, warning)
 
 
 @contextlib.contextmanager

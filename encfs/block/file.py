@@ -123,6 +123,19 @@ class FileDevice:
                 raise TruncatedImage(f"image: ends at {first + count}, wanted {length} bytes at {offset}")
             return bytes(view[offset - first : offset - first + length])
 
+    def write_durably(self, offset: int, data: bytes) -> None:
+        """Write any byte range and make it durable, blocking; for headers. Needs a device without O_DIRECT.
+
+        Raises:
+            StoreError: writing failed; some of the bytes may be there.
+        """
+        assert not self.direct
+        try:
+            self._transfer(os.pwritev, memoryview(data), offset)
+            os.fsync(self.fd)
+        except OSError as exc:
+            raise StoreError(f"image: writing {len(data)} bytes at {offset} failed: {exc.strerror}") from exc
+
     def close(self) -> None:
         """Close the descriptor; also what `aclose` does."""
         os.close(self.fd)
@@ -131,7 +144,7 @@ class FileDevice:
         self.close()
 
 
-def open_file(path: Path, *, read_only: bool, lock: bool = True) -> FileDevice:
+def open_file(path: Path, *, read_only: bool, lock: bool = True, direct: bool = True) -> FileDevice:
     """Open a local image, locked against a second writer.
 
     The lock (flock, shared when read-only) belongs to the open file, so it lives as long as any process
@@ -149,13 +162,13 @@ def open_file(path: Path, *, read_only: bool, lock: bool = True) -> FileDevice:
             f"image {path}: {exc.strerror}", hint="make one with `encfs create`, or check the path"
         ) from exc
     try:
-        return adopt_file(fd, path, read_only=read_only, lock=lock)
+        return adopt_file(fd, path, read_only=read_only, lock=lock, direct=direct)
     except BaseException:
         os.close(fd)
         raise
 
 
-def adopt_file(fd: int, path: Path, *, read_only: bool, lock: bool) -> FileDevice:
+def adopt_file(fd: int, path: Path, *, read_only: bool, lock: bool, direct: bool = True) -> FileDevice:
     """Make a device of an open descriptor: check its kind, take the lock, turn on O_DIRECT if possible."""
     status = os.fstat(fd)
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
@@ -169,7 +182,7 @@ def adopt_file(fd: int, path: Path, *, read_only: bool, lock: bool) -> FileDevic
                 hint="unmount it there first; an image has one writer, or any number of readers",
             ) from exc
     size = os.lseek(fd, 0, os.SEEK_END)
-    direct = _set_direct(fd)
+    direct = direct and _set_direct(fd)
     block_size = _DIRECT_BLOCK if direct and not _reads_sectors(fd, size) else 512
     return FileDevice(
         fd, size=size - size % block_size, block_size=block_size, read_only=read_only, direct=direct

@@ -1,0 +1,154 @@
+"""Commands on images that are not mounted: create, info, check, extract.
+
+Kind: entry
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import trio
+
+from encfs.arguments import KEY_FILE_HELP, Commands, add_unlock_options, command, key_source, unlock_options
+from encfs.errors import ExitCode, UsageError
+
+
+def add_commands(commands: Commands) -> None:
+    """Declare the commands."""
+    _add_create(commands)
+    _add_info(commands)
+    _add_check(commands)
+    _add_extract(commands)
+
+
+def _add_create(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "create",
+        _create,
+        "Make an encrypted image, empty or from a folder.",
+        "Needs neither root nor device-mapper. Plaintext never touches the disk.\n\n"
+        "example: encfs create data.img --key-file key.bin --from ./data --size 64M",
+    )
+    parser.add_argument("image", type=Path)
+    parser.add_argument("--key-file", required=True, metavar="FILE", help=KEY_FILE_HELP)
+    parser.add_argument("--size", help="of the whole image, like 64M or 2G (default: what the folder needs)")
+    parser.add_argument("--from", dest="source", type=Path, metavar="DIR", help="folder to copy into it")
+    parser.add_argument("--sector-size", type=int, choices=(512, 1024, 2048, 4096), default=4096)
+    parser.add_argument(
+        "--pbkdf",
+        choices=("pbkdf2", "argon2id"),
+        help="default: pbkdf2 for a random key, which needs no stretching, argon2id for a typed one",
+    )
+    parser.add_argument("--label", default="", help="name kept in the header, readable by anyone")
+    parser.add_argument("--kid", default="", help="name of the key in its vault, kept in the header")
+    parser.add_argument("--force", action="store_true", help="replace an existing image")
+    parser.add_argument("--json", action="store_true", help="print what was made as JSON")
+
+
+def _create(arguments: argparse.Namespace) -> None:
+    from encfs.create import CreateOptions, create_image, parse_size
+    from encfs.fuse import check_available
+    from encfs.keysource import read_key_file
+
+    if arguments.size is None and arguments.source is None:
+        raise UsageError("neither --size nor --from given", hint="say how large, or what goes into it")
+    options = CreateOptions(
+        size=None if arguments.size is None else parse_size(arguments.size),
+        source=arguments.source,
+        sector_size=arguments.sector_size,
+        pbkdf=arguments.pbkdf,
+        label=arguments.label,
+        kid=arguments.kid,
+        force=arguments.force,
+    )
+    check_available()
+    passphrase = read_key_file(arguments.key_file)
+    created = trio.run(create_image, arguments.image, passphrase, options)
+    if arguments.json:
+        print(json.dumps(asdict(created) | {"path": str(created.path)}))
+    else:
+        key = f", key check value {created.key_check_value}" if created.key_check_value else ""
+        print(f"{created.path}: {created.size} bytes, uuid {created.uuid}{key}")
+
+
+def _add_info(commands: Commands) -> None:
+    parser = command(commands, "info", _info, "Show what an image is; needs no key and shows no secret.")
+    parser.add_argument("image", type=Path)
+    parser.add_argument("--header", type=Path, metavar="FILE", help="detached LUKS2 header of the image")
+    parser.add_argument("--json", action="store_true")
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    from encfs.luks2.describe import describe, to_json
+    from encfs.opening import UnlockOptions, open_image
+
+    options = UnlockOptions(header=arguments.header)
+    image = open_image(arguments.image, options, read_only=True, lock=False)
+    image.close()
+    show = to_json if arguments.json else describe
+    print(show(image.header, image.header_source.size))
+    for warning in image.header.warnings:
+        print(f"encfs: warning: image {arguments.image}: {warning}", file=sys.stderr)
+
+
+def _add_check(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "check",
+        _check,
+        "Check an image with its key: header, keyslot, digest and file system. Changes nothing.",
+    )
+    parser.add_argument("image", type=Path)
+    add_unlock_options(parser)
+    parser.add_argument("--json", action="store_true")
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from encfs.checking import Finding, check_image
+    from encfs.fuse import check_available
+
+    async def run() -> list[Finding]:
+        check_available()
+        passphrase = await key_source(arguments).passphrase()
+        return await check_image(arguments.image, passphrase, unlock_options(arguments))
+
+    findings = trio.run(run)
+    if arguments.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        for finding in findings:
+            print(f"{'ok' if finding.ok else 'BAD':4} {finding.name:12} {finding.detail}")
+    broken = [finding.name for finding in findings if not finding.ok]
+    if "file system" in broken:
+        return ExitCode.FILE_SYSTEM
+    return ExitCode.IMAGE if broken else ExitCode.OK
+
+
+def _add_extract(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "extract",
+        _extract,
+        "Copy all files out of an image into a new folder, without a mount.",
+        "Needs FUSE only, no root and no loop device; without root, the files belong to whoever runs it.",
+    )
+    parser.add_argument("image", type=Path)
+    parser.add_argument("directory", type=Path, help="must be empty or not exist")
+    add_unlock_options(parser)
+
+
+def _extract(arguments: argparse.Namespace) -> None:
+    from encfs.extracting import extract
+    from encfs.fuse import check_available
+
+    async def run() -> int:
+        check_available()
+        passphrase = await key_source(arguments).passphrase()
+        return await extract(arguments.image, arguments.directory, passphrase, unlock_options(arguments))
+
+    print(f"{arguments.directory}: {trio.run(run)} entries")

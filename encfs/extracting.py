@@ -1,0 +1,53 @@
+"""`encfs extract`: all files of an image into a folder, by debugfs on our FUSE file; no mount, no privileges.
+
+Kind: composition
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import trio
+
+from encfs.errors import FileSystemError, UsageError
+from encfs.exposing import exposed, run_tool
+from encfs.keys import Secret
+from encfs.opening import UnlockOptions, open_volume
+
+# What debugfs says of every file when an ordinary user extracts files of others; --help says so too.
+_EXPECTED = ("while changing ownership",)
+
+
+async def extract(image: Path, directory: Path, passphrase: Secret, options: UnlockOptions) -> int:
+    """Copy everything out; the number of entries.
+
+    Raises:
+        UsageError: the folder is not empty, or cannot be made.
+        FileSystemError: something could not be copied.
+    """
+    _prepare(directory)
+    volume = await open_volume(image, passphrase, read_only=True, options=options)
+    async with exposed(volume) as data:
+        code, output = await run_tool("debugfs", "-R", f'rdump / "{directory.resolve()}"', str(data))
+    complaints = [line for line in output.splitlines()[1:] if line.strip() and not line.endswith(_EXPECTED)]
+    complaints = [line for line in complaints if not any(words in line for words in _EXPECTED)]
+    if code != 0 or complaints:
+        raise FileSystemError(
+            f"image {image}: extracting failed: {complaints[0] if complaints else f'exit code {code}'}",
+            hint="check the image: encfs check",
+        )
+    return await trio.to_thread.run_sync(lambda: sum(len(n) + len(f) for _, n, f in os.walk(directory)))
+
+
+def _prepare(directory: Path) -> None:
+    if '"' in str(directory.resolve()):
+        raise UsageError(f"directory {directory}: a name with a double quote cannot be used")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if any(directory.iterdir()):
+            raise UsageError(
+                f"directory {directory}: not empty", hint="choose a new one; nothing is replaced"
+            )
+    except OSError as exc:
+        raise UsageError(f"directory {directory}: {exc.strerror}") from exc
