@@ -107,6 +107,10 @@ def targets() -> list[Target]:
     def policy(data: bytes) -> None:
         evaluate(parse_policy(data), {"iss": "https://a.example", "a": {"b": 1}, "c": True, "d": [3]})
 
+    def unwrapped(data: bytes) -> None:
+        unwrap_key_material(pki.rsa_key("wrapping "), data, WrapAlgorithm.SHA256)
+        assert data == wrapped, "another wrapped key unwraps"
+
     found: list[tuple[str, list[bytes], Callable[[bytes], object]]] = [
         ("json", [key_set, *jwks], load_json),
         ("jwk", jwks, lambda d: parse_jwk(load_object(d)).public()),
@@ -126,11 +130,7 @@ def targets() -> list[Target]:
         ),
         ("release answer", [GENUINE], verified),
         ("key_hsm", [key_hsm], text(parse_key_hsm)),
-        (
-            "wrapped key",
-            [wrapped],
-            lambda d: unwrap_key_material(pki.rsa_key("wrapping "), d, WrapAlgorithm.SHA256),
-        ),
+        ("wrapped key", [wrapped], unwrapped),
         ("import request", imports, parse_import_request),
         ("create request", [CreateRequest("RSA", 2048, key_ops=("sign",)).to_bytes()], parse_create_request),
         (
