@@ -11,22 +11,18 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, TypeAlias
+from typing import NoReturn
 
 import trio
 
-from sidecar import __version__
-from sidecar.errors import ExitCode, MalformedInput, SidecarError, UsageError
+from sidecar import __version__, cli_keys
+from sidecar.arguments import Commands, add_snp, command, read_file, write_secret
+from sidecar.errors import ExitCode, SidecarError, UsageError
 
 _EPILOG = "exit codes:\n" + "\n".join(f"  {code.value:3}  {code.name.lower()}" for code in ExitCode)
-_MAX_FILE = 4 << 20
-
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-Run: TypeAlias = Callable[[argparse.Namespace], "int | None"]
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
@@ -93,37 +89,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_release(commands)
     _add_policy(commands)
     _add_local(commands)
+    cli_keys.add_commands(commands)
     return parser
-
-
-def _command(
-    commands: Commands, name: str, run: Run, summary: str, more: str = ""
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name,
-        help=summary,
-        description=f"{summary}\n\n{more}".strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _add_snp(parser: argparse.ArgumentParser) -> None:
-    from sidecar.snp.device import KINDS
-
-    parser.add_argument(
-        "--snp",
-        choices=KINDS,
-        help="where reports come from (default: SIDECAR_SNP, else the hardware; software only by name)",
-    )
 
 
 # -- serve ----------------------------------------------------------------------------------------
 
 
 def _add_serve(commands: Commands) -> None:
-    parser = _command(
+    parser = command(
         commands,
         "serve",
         _serve,
@@ -135,7 +109,7 @@ def _add_serve(commands: Commands) -> None:
     parser.add_argument("--port", type=int, default=8080, help="0 for any free one (default: %(default)s)")
     parser.add_argument("--socket", type=Path, help="listen on a Unix socket (mode 0600) instead")
     parser.add_argument("--client-id", default="", help="of the managed identity, where there are several")
-    _add_snp(parser)
+    add_snp(parser)
 
 
 def _serve(arguments: argparse.Namespace) -> None:
@@ -181,12 +155,12 @@ async def _stop_on_signal(stop: trio.Event) -> None:
 
 
 def _add_report(commands: Commands) -> None:
-    parser = _command(commands, "report", _report, "Fetch an attestation report and print it.")
+    parser = command(commands, "report", _report, "Fetch an attestation report and print it.")
     parser.add_argument(
         "--report-data", default="", metavar="HEX", help="up to 64 bytes to put into it, zero padded"
     )
     parser.add_argument("--format", choices=("text", "json", "hex"), default="text")
-    _add_snp(parser)
+    add_snp(parser)
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -211,7 +185,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _add_verify(commands: Commands) -> None:
-    parser = _command(
+    parser = command(
         commands,
         "verify",
         _verify,
@@ -256,32 +230,17 @@ def _verify(arguments: argparse.Namespace) -> int:
     return seen.failed[0].error().exit_code if seen.failed else ExitCode.OK
 
 
-def read_file(path: Path) -> bytes:
-    """A file within bounds, `-` for standard input; UsageError when it cannot be read."""
-    try:
-        if str(path) == "-":
-            data = sys.stdin.buffer.read(_MAX_FILE + 1)
-        else:
-            with path.open("rb") as file:
-                data = file.read(_MAX_FILE + 1)
-    except OSError as exc:
-        raise UsageError(f"file {path}: {exc.strerror}") from exc
-    if len(data) > _MAX_FILE:
-        raise MalformedInput(f"file {path}: over {_MAX_FILE} bytes")
-    return data
-
-
 # -- attest, release ------------------------------------------------------------------------------
 
 
 def _add_attest(commands: Commands) -> None:
-    parser = _command(commands, "attest", _attest, "Attest this machine and print the token's claims.")
+    parser = command(commands, "attest", _attest, "Attest this machine and print the token's claims.")
     parser.add_argument(
         "--maa", required=True, metavar="HOST", help="attestation authority, without https://"
     )
     parser.add_argument("--runtime-data", type=Path, metavar="FILE", help="JSON the report commits to")
     parser.add_argument("--token", action="store_true", help="print the token itself instead")
-    _add_snp(parser)
+    add_snp(parser)
 
 
 def _attest(arguments: argparse.Namespace) -> None:
@@ -302,7 +261,7 @@ def _attest(arguments: argparse.Namespace) -> None:
 
 
 def _add_release(commands: Commands) -> None:
-    parser = _command(
+    parser = command(
         commands,
         "release",
         _release,
@@ -318,7 +277,7 @@ def _add_release(commands: Commands) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write the JWK, secret, mode 0600; - prints it"
     )
-    _add_snp(parser)
+    add_snp(parser)
 
 
 def _release(arguments: argparse.Namespace) -> None:
@@ -335,18 +294,8 @@ def _release(arguments: argparse.Namespace) -> None:
     elif str(arguments.out) == "-":
         print(dump_json(released.jwk()).decode())
     else:
-        _write_secret(arguments.out, dump_json(released.jwk()))
+        write_secret(arguments.out, dump_json(released.jwk()))
         print(json.dumps(summary | {"written": str(arguments.out)}, indent=1))
-
-
-def _write_secret(path: Path, data: bytes) -> None:
-    """A new file, mode 0600; an existing one is never replaced."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise UsageError(f"file {path}: {exc.strerror}") from exc
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
 
 
 # -- policy, local --------------------------------------------------------------------------------
@@ -357,7 +306,7 @@ def _add_policy(commands: Commands) -> None:
         "policy", help="Work with security policies.", description="Security policies."
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    digest = _command(
+    digest = command(
         actions,
         "digest",
         _policy_digest,
@@ -383,7 +332,7 @@ def _policy_digest(arguments: argparse.Namespace) -> None:
 def _add_local(commands: Commands) -> None:
     from sidecar.local.options import add_arguments
 
-    parser = _command(
+    parser = command(
         commands, "local", _local, "Serve the cloud in a box: local stand-ins that verify for real."
     )
     add_arguments(parser)

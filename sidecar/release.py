@@ -20,7 +20,8 @@ from sidecar import akv, maa
 from sidecar.certstore import CertificateStore
 from sidecar.collateral import Evidence, collect_evidence
 from sidecar.errors import ReleaseRefused, SidecarError
-from sidecar.releasepolicy import Evaluation, evaluate
+from sidecar.explain import refusal_words
+from sidecar.releasepolicy import evaluate
 from sidecar.services import Authority, Vault
 from sidecar.snp.source import ReportSource
 from sidecar.strictjson import JsonObject, load_object
@@ -157,25 +158,5 @@ async def _explained(
         return refused
     if evaluation.granted:
         return refused
-    words, hint = _refusal_words(evaluation)
+    words, hint = refusal_words(evaluation)
     return ReleaseRefused(f"{refused}; {words}", hint=hint or refused.hint)
-
-
-_HINTS = {
-    "x-ms-sevsnpvm-hostdata": "the security policy is not the one the key was imported for: deploy that one, "
-    "or import the key again for this one (its digest: sidecar policy digest)",
-    "x-ms-sevsnpvm-is-debuggable": "the guest was launched with debugging allowed",
-}
-
-
-def _refusal_words(evaluation: Evaluation) -> tuple[str, str]:
-    """Which claims failed, in words, and what to do about the first."""
-    failures = [condition for _, condition in evaluation.failures()]
-    if not failures:
-        wanted = ", ".join(entry.authority for entry in evaluation.authorities)
-        return (
-            f"the token is of {evaluation.issuer}, wanted {wanted}",
-            "attest with the authority the key names",
-        )
-    words = "; ".join(f"claim {c.claim} is {c.seen}, wanted {c.wanted}" for c in failures)
-    return words, _HINTS.get(failures[0].claim, "")
