@@ -132,7 +132,7 @@ def _add_mount(commands: Commands) -> None:
         "mount",
         _mount,
         "Mount the file system in an image; returns when it is mounted.",
-        "Needs root (loop device, mount). The volume is served in the background until `encfs unmount`.",
+        "Needs root (loop device, mount) unless --via fuse2fs. Runs in the background until `encfs unmount`.",
     )
     parser.add_argument("image", type=Path)
     parser.add_argument("mount_point", type=Path, metavar="mountpoint")
@@ -141,7 +141,12 @@ def _add_mount(commands: Commands) -> None:
         "--read-only", action="store_true", help="refuse writes; not even the journal is replayed"
     )
     parser.add_argument("--foreground", action="store_true", help="stay; SIGTERM or Ctrl-C unmounts")
-    parser.add_argument("--fs-type", choices=("ext4",), default="ext4", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--via",
+        choices=("kernel", "fuse2fs"),
+        default="kernel",
+        help="kernel: ext4 on a loop device, needs root; fuse2fs: needs only /dev/fuse, has no journal",
+    )
     parser.add_argument(
         "--deadline", type=float, default=60, metavar="S", help="cut off a driver silent for so long"
     )
@@ -175,7 +180,7 @@ def _serve_mount(arguments: argparse.Namespace, on_ready: Callable[[], None]) ->
         await supervisor.run_mount(
             volume,
             arguments.mount_point.resolve(),
-            fs_type=arguments.fs_type,
+            via=arguments.via,
             deadline=arguments.deadline,
             on_ready=on_ready,
         )

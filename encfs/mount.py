@@ -14,6 +14,7 @@ import os
 import re
 import stat
 import struct
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def _free_loop() -> int:
     except OSError as exc:
         raise LoopUnavailable(
             f"/dev/loop-control: {exc.strerror}",
-            hint="run as root with access to loop devices; `encfs extract` needs neither",
+            hint="run as root with access to loop devices, or mount --via fuse2fs, or extract: they need neither",
         ) from exc
     try:
         return fcntl.ioctl(control, _LOOP_CTL_GET_FREE)
@@ -183,11 +184,27 @@ def unmount(path: Path, *, force: bool = False, lazy: bool = False) -> None:
     if _libc.umount2(os.fsencode(path), flags) == 0:
         return
     code = ctypes.get_errno()
-    if code == errno.EBUSY:
+    if code == errno.EPERM and _fusermount(path, lazy=lazy):
+        return
+    if code == errno.EBUSY or (code == errno.EPERM and _is_busy(path)):
         raise MountPointBusy(
             f"mount point {path}: in use by {_describe_users(path)}", hint="stop them, then try again"
         )
     raise MountError(f"mount point {path}: unmounting failed: {os.strerror(code)}")
+
+
+def _fusermount(path: Path, *, lazy: bool) -> bool:
+    """Unmount a FUSE mount of an ordinary user, with the helper that is allowed to."""
+    words = ["fusermount3", "-u", *(["-z"] if lazy else []), str(path)]
+    try:
+        done = subprocess.run(words, capture_output=True, timeout=60, check=False)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+def _is_busy(path: Path) -> bool:
+    return is_mounted(path) and "we cannot see" not in _describe_users(path)
 
 
 def sync_file_system(path: Path) -> None:

@@ -34,7 +34,7 @@ class State:
     read_only: bool
     supervisor_pid: int
     driver_pid: int
-    loop: int
+    loop: int | None
 
 
 def run_root() -> Path:

@@ -1,11 +1,10 @@
 """All state of one mounted volume: set up in order, watched, torn down in reverse.
 
-    NEW -> DRIVING -> ATTACHED -> MOUNTED -> CLOSED
-      \\________\\_________\\_________\\-> FAILED
+    NEW -> DRIVING -> MOUNTED -> CLOSED
+      \\________\\_________\\-> FAILED
 
 NEW      image open and locked, key proved by the header's digest
 DRIVING  the driver serves `data`; from here on the watch runs
-ATTACHED a loop device sits on `data`
 MOUNTED  the file system is mounted at the mount point: the last step, so nobody sees half of it
 CLOSED   unmounted, driver ended with 0: everything is in the image
 FAILED   the driver died or was cut off; whoever had files open got EIO
@@ -21,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -31,22 +29,20 @@ import trio
 from encfs import mount
 from encfs.block.file import FileDevice
 from encfs.driverproc import DriverProcess, start_driver
-from encfs.errors import DriverFailed, EncfsError, MountPointBusy, StoreError
+from encfs.errors import DriverFailed, EncfsError, StoreError
+from encfs.filesystem import FileSystem
 from encfs.health import Watch
 from encfs.keys import Secret
 from encfs.volume import SegmentGeometry
 
 log = logging.getLogger(__name__)
 
-_LOOP_RELEASE_SECONDS = 60
 _WATCH_SECONDS = 0.5
-_POLL_SECONDS = 0.02
 
 
 class Phase(StrEnum):
     NEW = "new"
     DRIVING = "driving"
-    ATTACHED = "attached"
     MOUNTED = "mounted"
     CLOSED = "closed"
     FAILED = "failed"
@@ -54,8 +50,7 @@ class Phase(StrEnum):
 
 _NEXT = {
     Phase.NEW: {Phase.DRIVING, Phase.FAILED},
-    Phase.DRIVING: {Phase.ATTACHED, Phase.CLOSED, Phase.FAILED},
-    Phase.ATTACHED: {Phase.MOUNTED, Phase.CLOSED, Phase.FAILED},
+    Phase.DRIVING: {Phase.MOUNTED, Phase.CLOSED, Phase.FAILED},
     Phase.MOUNTED: {Phase.CLOSED, Phase.FAILED},
     Phase.CLOSED: set(),
     Phase.FAILED: set(),
@@ -87,8 +82,7 @@ class Session:
         self.volume = volume
         self.device_directory = device_directory
         self.driver: DriverProcess | None = None
-        self.loop: mount.Loop | None = None
-        self.mount_point: Path | None = None
+        self.file_system: FileSystem | None = None
         self.failure: EncfsError | None = None
         self.ended = trio.Event()
         self.serving = False  # set-up is done: a signal now means unmount
@@ -115,22 +109,11 @@ class Session:
         self._abort = mount.open_abort(self.device_directory)
         nursery.start_soon(self._watch)
 
-    async def attach_and_mount(self, mount_point: Path, *, fs_type: str) -> None:
-        """Attach a loop device to `data` and mount its file system at `mount_point`."""
+    async def mount(self, file_system: FileSystem, mount_point: Path) -> None:
+        """Mount the file system on `data` at `mount_point`: the last step of the set-up."""
         assert self.driver is not None
-        data, read_only = self.driver.data, self.volume.read_only
-        sector_size = self.volume.segment.sector_size
-        self.loop = await trio.to_thread.run_sync(
-            lambda: mount.attach_loop(data, sector_size=sector_size, read_only=read_only)
-        )
-        self._enter(Phase.ATTACHED)
-        device = self.loop.path
-        await trio.to_thread.run_sync(
-            lambda: mount.mount_file_system(device, mount_point, fs_type=fs_type, read_only=read_only)
-        )
-        # From here the mount keeps the loop device; without our descriptor it clears itself at the end.
-        os.close(self.loop.fd)
-        self.mount_point = mount_point
+        await file_system.mount(self.driver.data, mount_point)
+        self.file_system = file_system
         self._enter(Phase.MOUNTED)
 
     async def unmount(self) -> None:
@@ -138,33 +121,12 @@ class Session:
 
         Raises:
             MountPointBusy: files are open; the volume stays mounted and goes on working.
-            DriverFailed: the driver could not store everything.
+            StoreError: the driver could not store everything.
         """
-        if self.phase is Phase.MOUNTED:
-            assert self.mount_point is not None
-            mount_point = self.mount_point
-            if mount.is_mounted(mount_point):
-                await trio.to_thread.run_sync(lambda: mount.sync_file_system(mount_point))
-                await trio.to_thread.run_sync(lambda: mount.unmount(mount_point))
-        await self._release_loop()
+        if self.file_system is not None:
+            await self.file_system.unmount()
+            self.file_system = None
         await self._stop_driver()
-
-    async def _release_loop(self) -> None:
-        loop = self.loop
-        if loop is None:
-            return
-        if self.phase is Phase.ATTACHED:
-            mount.detach_loop(loop)
-            os.close(loop.fd)
-        with trio.move_on_after(_LOOP_RELEASE_SECONDS):
-            while mount.loop_backing_file(loop.number) is not None:
-                await trio.sleep(_POLL_SECONDS)
-            self.loop = None
-            return
-        raise MountPointBusy(
-            f"{loop.path}: still in use {_LOOP_RELEASE_SECONDS} s after unmounting",
-            hint="another mount namespace (a container) still has the volume mounted; end it first",
-        )
 
     async def _stop_driver(self) -> None:
         if self.phase in (Phase.CLOSED, Phase.FAILED) or self.driver is None:
@@ -187,25 +149,18 @@ class Session:
         watch = Watch(self._deadline)
         while self.phase not in (Phase.CLOSED, Phase.FAILED):
             code = self.driver.process.poll()
-            if code == 0 and self.loop is None:  # unmounted, by us or by somebody else
+            if code == 0 and self.file_system is None:  # unmounted, by us or by somebody else
                 self.ended.set()
                 return
             if code is not None:
                 self._fail(DriverFailed(f"driver of {self.volume.name}: died with exit code {code}"))
             elif watch.is_stuck(self.driver.pulse.read(), trio.current_time()):
                 self._cut_off()
-            elif self._mount_is_gone():
-                log.info("mount point %s: unmounted by somebody else", self.mount_point)
+            elif self.file_system is not None and self.file_system.is_gone():
+                log.info("%s: unmounted by somebody else", self.volume.name)
                 self.ended.set()
                 return
             await trio.sleep(_WATCH_SECONDS)
-
-    def _mount_is_gone(self) -> bool:
-        return (
-            self.phase is Phase.MOUNTED
-            and self.loop is not None
-            and mount.loop_backing_file(self.loop.number) is None
-        )
 
     def _cut_off(self) -> None:
         """End the FUSE connection. Allocates as little as it can, and waits for nothing."""
@@ -234,7 +189,7 @@ class Session:
                 except EncfsError as exc:
                     log.error("%s", exc)
                     self._fail(exc)
-            if self.phase is Phase.FAILED:
+            if self.phase is not Phase.CLOSED:
                 await self._force_away()
             await self.volume.source.aclose()
             if self.driver is not None:
@@ -243,18 +198,18 @@ class Session:
                 os.close(self._abort)
 
     async def _force_away(self) -> None:
-        steps: list[Callable[[], None]] = []
-        if (mount_point := self.mount_point) is not None:
-            steps.append(lambda: mount.unmount(mount_point, lazy=True))
-        if self.loop is not None and self.mount_point is None:
-            loop = self.loop
-            steps.append(lambda: mount.detach_loop(loop))
-            steps.append(lambda: os.close(loop.fd))
-        steps.append(lambda: mount.abort_connection(self.device_directory, self._abort))
-        steps.append(lambda: mount.unmount(self.device_directory, lazy=True))
-        for step in steps:
-            with contextlib.suppress(EncfsError, OSError):
-                await trio.to_thread.run_sync(step)
+        if self.file_system is not None:
+            await self.file_system.force_away()
+        if mount.is_mounted(self.device_directory):
+            for step in (self._end_connection, self._unmount_device_lazily):
+                with contextlib.suppress(EncfsError, OSError):
+                    await trio.to_thread.run_sync(step)
         if self.driver is not None:
             self.driver.kill()
             await self.driver.wait()
+
+    def _end_connection(self) -> None:
+        mount.abort_connection(self.device_directory, self._abort)
+
+    def _unmount_device_lazily(self) -> None:
+        mount.unmount(self.device_directory, lazy=True)

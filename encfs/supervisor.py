@@ -17,11 +17,13 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import trio
 
 from encfs import mount, residency, rundir
 from encfs.errors import EncfsError, ExitCode, Interrupted, MountPointBusy
+from encfs.filesystem import FileSystem, Fuse2fs, KernelFileSystem
 from encfs.session import Phase, Session, Volume
 
 log = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ async def run_mount(
     volume: Volume,
     mount_point: Path,
     *,
-    fs_type: str,
+    via: Literal["kernel", "fuse2fs"],
     deadline: float,
     on_ready: Callable[[], None],
 ) -> None:
@@ -54,7 +56,7 @@ async def run_mount(
                 with trio.CancelScope() as set_up:
                     await nursery.start(_obey_signals, session, set_up)
                     await session.start(nursery)
-                    await session.attach_and_mount(mount_point, fs_type=fs_type)
+                    await session.mount(_file_system(volume, via), mount_point)
                     _write_state(folder, session, mount_point)
                     await nursery.start(_serve_control, session, folder / "control")
                     session.serving = True
@@ -130,7 +132,8 @@ def unmount_orphan(device: Path, state: rundir.State) -> None:
         if driver_lives:
             mount.sync_file_system(mount_point)
         mount.unmount(mount_point, lazy=not driver_lives)
-    _wait_until(lambda: not (mount.loop_backing_file(state.loop) or "").startswith(str(device)))
+    if (loop := state.loop) is not None:
+        _wait_until(lambda: not (mount.loop_backing_file(loop) or "").startswith(str(device)))
     if mount.is_mounted(device):
         mount.unmount(device, force=not driver_lives, lazy=not driver_lives)
     _wait_until(lambda: not rundir.is_alive(state.driver_pid))
@@ -142,16 +145,22 @@ def _wait_until(done: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def _file_system(volume: Volume, via: Literal["kernel", "fuse2fs"]) -> FileSystem:
+    if via == "fuse2fs":
+        return Fuse2fs(read_only=volume.read_only)
+    return KernelFileSystem(sector_size=volume.segment.sector_size, read_only=volume.read_only)
+
+
 def _write_state(folder: Path, session: Session, mount_point: Path) -> None:
     assert session.driver is not None
-    assert session.loop is not None
+    assert session.file_system is not None
     state = rundir.State(
         image=session.volume.name,
         mount_point=str(mount_point),
         read_only=session.volume.read_only,
         supervisor_pid=os.getpid(),
         driver_pid=session.driver.pid,
-        loop=session.loop.number,
+        loop=session.file_system.loop,
     )
     rundir.write_state(folder, state)
 
