@@ -153,12 +153,14 @@ def _add_mount(commands: Commands) -> None:
 
 
 def _mount(arguments: argparse.Namespace) -> int | None:
+    from encfs import rundir
     from encfs.background import in_background
 
     if arguments.foreground:
         _serve_mount(arguments, lambda: print(f"ready {arguments.mount_point}", flush=True))
         return None
-    return in_background(lambda on_ready: _serve_mount(arguments, on_ready), complain)
+    log_file = rundir.log_of(arguments.mount_point)
+    return in_background(lambda on_ready: _serve_mount(arguments, on_ready), complain, log_file)
 
 
 def _serve_mount(arguments: argparse.Namespace, on_ready: Callable[[], None]) -> None:

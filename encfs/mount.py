@@ -114,7 +114,7 @@ def _free_loop() -> int:
     except OSError as exc:
         raise LoopUnavailable(
             f"/dev/loop-control: {exc.strerror}",
-            hint="run as root with access to loop devices, or mount --via fuse2fs, or extract: they need neither",
+            hint="run as root with access to loop devices; mount --via fuse2fs and extract need neither",
         ) from exc
     try:
         return fcntl.ioctl(control, _LOOP_CTL_GET_FREE)

@@ -3,7 +3,7 @@
     RUN/<id>/state.json     what is mounted, by whom (0600, no secret)
     RUN/<id>/control        Unix socket of the supervisor
     RUN/<id>/device/data    the plaintext block device (FUSE)
-    RUN/<id>/log            what supervisor and driver log once in the background
+    RUN/<id>.log            what supervisor and driver log in the background; stays after a failure
 
 RUN is `$ENCFS_RUN_DIR`, else `/run/encfs` for root, else `$XDG_RUNTIME_DIR/encfs`. `id` is a hash of the
 mount point's real path, so every command finds the folder without a search.
@@ -61,6 +61,11 @@ def folder_of(mount_point: Path) -> Path:
     """The folder of the volume at `mount_point`; need not exist."""
     digest = hashlib.sha256(os.fsencode(os.path.realpath(mount_point))).hexdigest()
     return run_root() / digest[:16]
+
+
+def log_of(mount_point: Path) -> Path:
+    """The log of the volume at `mount_point`; need not exist."""
+    return folder_of(mount_point).with_suffix(".log")
 
 
 def write_state(folder: Path, state: State) -> None:

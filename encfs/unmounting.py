@@ -27,6 +27,12 @@ async def unmount(mount_point: Path) -> None:
     folder = rundir.folder_of(mount_point)
     state = rundir.read_state(folder)
     if state is None:
+        log = rundir.log_of(mount_point)
+        if log.exists():
+            raise NotMounted(
+                f"mount point {mount_point}: the volume that was mounted there failed",
+                hint=f"its log is {log}",
+            )
         raise NotMounted(f"mount point {mount_point}: no volume of ours is mounted there", hint=_others())
     if rundir.is_alive(state.supervisor_pid):
         reply = await supervisor.ask(folder, "unmount")

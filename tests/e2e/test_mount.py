@@ -193,3 +193,17 @@ def test_driver_stays_within_its_memory(commands: Commands) -> None:
     peak = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
     commands.run("encfs", "unmount", mnt, check=True)
     assert peak < 64 << 10, f"the driver took {peak} KiB"
+
+
+def test_what_failed_in_the_background_is_in_a_log(commands: Commands) -> None:
+    image, mnt = create(commands), commands.folder / "mnt"
+    commands.run("encfs", "mount", image, mnt, "--key-file", "key.bin", check=True)
+    (log,) = (commands.folder / "run").glob("*.log")
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    kill_driver(commands)
+    assert "died with exit code -9" in log.read_text()
+    failed = commands.run("encfs", "unmount", mnt)
+    assert (failed.code, str(log) in failed.err) == (25, True)
+    commands.run("encfs", "mount", image, mnt, "--key-file", "key.bin", check=True)
+    commands.run("encfs", "unmount", mnt, check=True)
+    assert not log.exists()

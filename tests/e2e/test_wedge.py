@@ -89,7 +89,9 @@ def everything_is_gone(commands: Commands, state: State) -> None:
     assert not is_running(state.driver_pid)
     assert mounts_below(commands.folder) == []
     assert not (loop_file(state.loop) or "").startswith(str(state.device))
-    assert list((commands.folder / "run").iterdir()) == []
+    left = list((commands.folder / "run").iterdir())
+    assert [path for path in left if path.suffix != ".log"] == []
+    assert all("cut off" in log.read_text() for log in left), "the log that stays says why"
 
 
 def test_a_stopped_driver_is_cut_off(
