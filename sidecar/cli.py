@@ -11,14 +11,13 @@ import logging
 import os
 import signal
 import sys
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import trio
 
-from sidecar import __version__, cli_keys
+from sidecar import __version__, cli_keys, cli_report
 from sidecar.arguments import Commands, add_snp, command, read_file, write_secret
 from sidecar.errors import ExitCode, SidecarError, UsageError
 
@@ -83,8 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="warning")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_serve(commands)
-    _add_report(commands)
-    _add_verify(commands)
+    cli_report.add_commands(commands)
     _add_attest(commands)
     _add_release(commands)
     _add_policy(commands)
@@ -149,85 +147,6 @@ async def _stop_on_signal(stop: trio.Event) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for _ in signals:
             stop.set()
-
-
-# -- report, verify -------------------------------------------------------------------------------
-
-
-def _add_report(commands: Commands) -> None:
-    parser = command(commands, "report", _report, "Fetch an attestation report and print it.")
-    parser.add_argument(
-        "--report-data", default="", metavar="HEX", help="up to 64 bytes to put into it, zero padded"
-    )
-    parser.add_argument("--format", choices=("text", "json", "hex"), default="text")
-    add_snp(parser)
-
-
-def _report(arguments: argparse.Namespace) -> None:
-    from sidecar.snp.describe import describe, to_json
-    from sidecar.snp.device import open_report_source
-    from sidecar.snp.report import parse_report
-
-    try:
-        report_data = bytes.fromhex(arguments.report_data)
-    except ValueError:
-        raise UsageError("--report-data: not hex digits") from None
-    if len(report_data) > 64:
-        raise UsageError(f"--report-data: {len(report_data)} bytes, wanted at most 64")
-    source = open_report_source(arguments.snp)
-    raw = trio.run(source.read_report, report_data.ljust(64, b"\0"))
-    if arguments.format == "hex":
-        print(raw.report.hex())
-    elif arguments.format == "json":
-        print(json.dumps(to_json(parse_report(raw.report)), indent=1))
-    else:
-        print(describe(parse_report(raw.report)), end="")
-
-
-def _add_verify(commands: Commands) -> None:
-    parser = command(
-        commands,
-        "verify",
-        _verify,
-        "Verify a report file, raw or hex: signature, chain to AMD's root, and policy.",
-        "Prints every check with its outcome; the exit code says which kind failed first.",
-    )
-    parser.add_argument("file", type=Path)
-    parser.add_argument(
-        "--certs", type=Path, metavar="FILE", help="PEM chain or THIM JSON (default: this machine's)"
-    )
-    parser.add_argument("--software-root", type=Path, metavar="DIR", help="trust this software processor too")
-    parser.add_argument("--json", action="store_true")
-
-
-def _verify(arguments: argparse.Namespace) -> int:
-    from sidecar.snp.certs import parse_chain_pem, parse_thim
-    from sidecar.snp.outcome import describe_outcome, outcome_to_json, report_bytes
-    from sidecar.snp.roots import Roots
-    from sidecar.snp.software import SoftwareProcessor
-    from sidecar.snp.verify import examine_evidence
-    from sidecar.uvm import read_uvm
-
-    report = report_bytes(read_file(arguments.file))
-    roots = Roots.amd()
-    if arguments.software_root is not None:
-        roots |= Roots.of(SoftwareProcessor.open(arguments.software_root).ark)
-    if arguments.certs is not None:
-        data = read_file(arguments.certs)
-        thim = data.lstrip().startswith(b"{")
-        chain = parse_thim(data).chain if thim else parse_chain_pem(data)
-    else:
-        collateral = read_uvm().host_certificates
-        if collateral is None:
-            raise UsageError(
-                "no certificates given, and this machine has none", hint="name them with --certs"
-            )
-        chain = collateral.chain
-    seen = examine_evidence(report, chain, roots=roots, at=datetime.now(UTC))
-    print(json.dumps(outcome_to_json(seen), indent=1) if arguments.json else describe_outcome(seen), end="")
-    if arguments.json:
-        print()
-    return seen.failed[0].error().exit_code if seen.failed else ExitCode.OK
 
 
 # -- attest, release ------------------------------------------------------------------------------
