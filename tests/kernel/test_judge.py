@@ -15,6 +15,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 
 import pytest
 from fakes.commands import Commands
@@ -52,12 +53,16 @@ SIZES = {
 FORMATS = {
     "theirs-predecessor": "--cipher aes-xts-plain64 --key-size 512 --sector-size 4096",
     "theirs-512-sectors": "--cipher aes-xts-plain64 --key-size 512 --sector-size 512",
+    "theirs-1024-sectors": "--cipher aes-xts-plain64 --key-size 512 --sector-size 1024",
+    "theirs-2048-sectors": "--cipher aes-xts-plain64 --key-size 512 --sector-size 2048",
     "theirs-256-bit-key": "--cipher aes-xts-plain64 --key-size 256 --sector-size 4096",
     "theirs-256-bit-key-512-sectors": "--cipher aes-xts-plain64 --key-size 256 --sector-size 512",
 }
 CREATED = {
     "ours": ("--sector-size", "4096"),
     "ours-512-sectors": ("--sector-size", "512"),
+    "ours-1024-sectors": ("--sector-size", "1024"),
+    "ours-2048-sectors": ("--sector-size", "2048"),
     "ours-argon2id": ("--pbkdf", "argon2id"),
 }
 # Made by our `format_header` alone, without a MAC so that cryptsetup may change it; the kernel makes its file
@@ -191,8 +196,8 @@ def verdict(guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             images[name].touch()
             os.truncate(images[name], IMAGE_SIZE)
         disks = [*images.values(), folder / "payload"]
-        devices = dict(zip(images, (f"/dev/vd{letter}" for letter in "abcdefghij"), strict=False))
-        ran = guest.run(job(devices, f"/dev/vd{'abcdefghij'[len(images)]}"), images=disks, files=keys)
+        devices = dict(zip(images, (f"/dev/vd{letter}" for letter in ascii_lowercase), strict=False))
+        ran = guest.run(job(devices, f"/dev/vd{ascii_lowercase[len(images)]}"), images=disks, files=keys)
         program = parts.find("mke2fs")
         assert program is not None
         files, plain = parse(ran.check())

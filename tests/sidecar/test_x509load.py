@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from fakes.snp_chain import Authority
+from fakes.snp_cose import Issuer
 
 from sidecar.errors import MalformedInput
 from sidecar.x509load import load_der, load_pem
@@ -25,6 +26,15 @@ def test_errors_name_the_input(data: bytes) -> None:
     for load in (load_der, load_pem):
         with pytest.raises(MalformedInput, match="the chain: does not parse"):
             load(data, what="the chain")
+
+
+def test_a_kind_of_name_the_library_does_not_read() -> None:
+    """Found by fuzzing: an EDIPartyName among alternative names has an error class of its own."""
+    der = bytearray(Issuer().chain()[0].public_bytes(Encoding.DER))
+    place = der.index(b"\x82\x0bexample.com")
+    der[place] = 0xA5
+    with pytest.raises(MalformedInput, match="does not parse"):
+        load_der(bytes(der))
 
 
 def outcome(root: Path, program: str, file: Path) -> tuple[int, str]:
