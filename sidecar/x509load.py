@@ -12,6 +12,7 @@ from __future__ import annotations
 import warnings
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.utils import CryptographyDeprecationWarning
 
 from sidecar.errors import MalformedInput
@@ -23,7 +24,15 @@ warnings.filterwarnings(
 # A name attribute of a length that X.520 does not allow, such as a country of three letters.
 warnings.filterwarnings("ignore", message="Attribute's length must be", category=UserWarning)
 
-_ERRORS = (ValueError, TypeError, x509.DuplicateExtension, x509.InvalidVersion)
+# All that the library is documented or was seen to raise for bytes that are not a certificate it supports.
+_ERRORS = (
+    ValueError,
+    TypeError,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+    UnsupportedAlgorithm,
+)
 
 
 def load_der(data: bytes, *, what: str = "certificate") -> x509.Certificate:
@@ -46,6 +55,22 @@ def load_pem(data: bytes, *, what: str = "certificate") -> list[x509.Certificate
     """
     try:
         return [_touched(certificate) for certificate in x509.load_pem_x509_certificates(data)]
+    except _ERRORS as exc:
+        raise MalformedInput(f"{what}: does not parse: {exc}") from exc
+
+
+def load_crl(data: bytes, *, what: str = "revocation list") -> x509.CertificateRevocationList:
+    """Read one revocation list, DER or PEM.
+
+    Raises:
+        MalformedInput: it does not parse; `what` names it.
+    """
+    load = x509.load_pem_x509_crl if data.lstrip().startswith(b"-----") else x509.load_der_x509_crl
+    try:
+        crl = load(data)
+        # The entries with their extensions are read lazily as well.
+        _ = crl.issuer, crl.extensions, [(entry.serial_number, entry.extensions) for entry in crl]
+        return crl
     except _ERRORS as exc:
         raise MalformedInput(f"{what}: does not parse: {exc}") from exc
 

@@ -26,6 +26,7 @@ from sidecar.snp.certs import CertificateChain, common_name
 from sidecar.snp.chain import PSS
 from sidecar.snp.check import Refused
 from sidecar.snp.tcb import ProductLine
+from sidecar.x509load import load_crl
 
 # AMD's lists are empty today, about 1 KB.
 MAX_CRL_SIZE = 256 * 1024
@@ -46,14 +47,7 @@ def parse_revocation_list(data: bytes) -> RevocationList:
     """
     if len(data) > MAX_CRL_SIZE:
         raise MalformedInput(f"revocation list: {len(data)} bytes, wanted at most {MAX_CRL_SIZE}")
-    load = x509.load_pem_x509_crl if data.lstrip().startswith(b"-----") else x509.load_der_x509_crl
-    try:
-        crl = load(data)
-        # Entries are read lazily; force it here, where the error is translated.
-        _ = crl.issuer, [entry.serial_number for entry in crl]
-    except (ValueError, TypeError, x509.InvalidVersion) as exc:
-        raise MalformedInput(f"revocation list: does not parse: {exc}") from exc
-    return RevocationList(crl)
+    return RevocationList(load_crl(data))
 
 
 def check_revocation(
