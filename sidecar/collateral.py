@@ -12,6 +12,7 @@ Kind: composition
 
 from __future__ import annotations
 
+import hmac
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from sidecar.certsources import (
     TableSource,
 )
 from sidecar.certstore import CertificateStore
-from sidecar.errors import ServiceError
+from sidecar.errors import ReportUnavailable, ServiceError
 from sidecar.snp.certcache import CertificateCache, default_directory
 from sidecar.snp.certs import Collateral
 from sidecar.snp.endpoints import CertificateEndpoint, EndpointKind
@@ -58,21 +59,32 @@ async def collect_evidence(source: ReportSource, store: CertificateStore, report
 
     Raises:
         ReportUnavailable, MalformedInput: as `ReportSource`.
+        ReportUnavailable: the source's reports cannot carry these bytes in REPORT_DATA.
         ServiceError: no certificates, neither for the report nor for a newer one.
     """
-    raw = await source.read_report(report_data)
-    report = parse_report(raw.report)
+    raw, report = await _read(source, report_data)
     try:
         collateral = await store.certificates_for(report, raw.certificate_table)
     except ServiceError:
-        newer = await source.read_report(report_data)
-        newer_report = parse_report(newer.report)
+        newer, newer_report = await _read(source, report_data)
         if newer_report.reported_tcb == report.reported_tcb:
             raise
         logger.info("TCB moved from %s to %s", report.reported_tcb.hex, newer_report.reported_tcb.hex)
         raw, report = newer, newer_report
         collateral = await store.certificates_for(report, raw.certificate_table)
     return Evidence(raw, report, collateral)
+
+
+async def _read(source: ReportSource, report_data: bytes) -> tuple[RawReport, Report]:
+    """A report over exactly these bytes, whatever the source thinks it did."""
+    raw = await source.read_report(report_data)
+    report = parse_report(raw.report)
+    if not hmac.compare_digest(report.report_data, report_data):
+        raise ReportUnavailable(
+            f"{source.name}: the report is not over our data in REPORT_DATA",
+            hint="reports kept in a virtual TPM cannot carry the digest of a wrapping key",
+        )
+    return raw, report
 
 
 async def fetch_collateral(store: CertificateStore, report: bytes, table: bytes = b"") -> Collateral:

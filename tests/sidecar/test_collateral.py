@@ -17,7 +17,7 @@ from sidecar.certservices import service_source
 from sidecar.certsources import CertificateSource, GivenSource, TableSource
 from sidecar.certstore import CertificateStore
 from sidecar.collateral import collect_evidence, fetch_collateral, open_store, roots_for
-from sidecar.errors import MalformedInput, ServiceError, SignatureRejected
+from sidecar.errors import MalformedInput, ReportUnavailable, ServiceError, SignatureRejected
 from sidecar.snp.certcache import CertificateCache
 from sidecar.snp.certs import Collateral
 from sidecar.snp.certtable import build_certificate_table, table_of
@@ -289,6 +289,19 @@ async def test_certificates_that_stay_behind_are_a_failure() -> None:
     with pytest.raises(ServiceError, match="the leaf is for TCB d017000000000004, wanted db18000000000004"):
         await collect_evidence(machine, store(services), DATA)
     assert machine.asked == 2
+
+
+async def test_a_report_over_other_data_is_no_evidence() -> None:
+    """As a virtual TPM gives: REPORT_DATA is the digest of its own runtime data."""
+
+    class Indirect(Machine):
+        name = "vtpm"
+
+        async def read_report(self, report_data: bytes) -> RawReport:
+            return RawReport(NEW.report(report_data=b"o" * 64), runtime_data=b"{}")
+
+    with pytest.raises(ReportUnavailable, match="vtpm: the report is not over our data"):
+        await collect_evidence(Indirect(NEW), store(Services(NEW)), DATA)
 
 
 async def test_evidence_is_never_mixed_under_concurrent_updates(autojump_clock: MockClock) -> None:
