@@ -24,6 +24,7 @@ import trio
 
 from encfs.block.buffers import BufferPool
 from encfs.block.device import BlockDevice
+from encfs.eager import EagerWait, eager_trio
 from encfs.errors import BadRequest, EncfsError, FuseUnavailable, ReadOnlyDevice
 from encfs.health import Pulse
 
@@ -218,6 +219,8 @@ async def serve(
             f"mounting FUSE at {directory} failed: {exc}",
             hint="run as root, or install fuse3 so that fusermount3 can mount for you",
         ) from exc
+    # The module's own way to exchange its event loop; see `eager`.
+    pyfuse3.trio = eager_trio(EagerWait(pulse.busy))  # type: ignore[attr-defined]
     try:
         task_status.started()
         await pyfuse3.main(min_tasks=WORKERS, max_tasks=WORKERS)

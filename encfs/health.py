@@ -64,6 +64,10 @@ class Pulse:
         self._ended += 1
         _ONE.pack_into(self._page, 16, self._ended)
 
+    def busy(self) -> bool:
+        """Whether a request is being served; for the process that writes the page."""
+        return self._begun != self._ended
+
     def read(self) -> Reading:
         return Reading(*_PAGE.unpack_from(self._page, 0))
 

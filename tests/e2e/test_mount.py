@@ -207,3 +207,25 @@ def test_what_failed_in_the_background_is_in_a_log(commands: Commands) -> None:
     commands.run("encfs", "mount", image, mnt, "--key-file", "key.bin", check=True)
     commands.run("encfs", "unmount", mnt, check=True)
     assert not log.exists()
+
+
+def test_an_idle_driver_sleeps(commands: Commands) -> None:
+    """It looks on for a moment after a request, and not longer."""
+    import json
+
+    image, mnt = create(commands), commands.folder / "mnt"
+    commands.run("encfs", "mount", image, mnt, "--key-file", "key.bin", check=True)
+    (state_file,) = (commands.folder / "run").glob("*/state.json")
+    pid = json.loads(state_file.read_text())["driver_pid"]
+
+    def ticks() -> int:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    (mnt / "file").write_text("something to do")
+    os.sync()
+    before = ticks()
+    time.sleep(4)
+    used = (ticks() - before) / os.sysconf("SC_CLK_TCK")
+    commands.run("encfs", "unmount", mnt, check=True)
+    assert used <= 0.03, f"{used} s of processor time in 4 s of rest"
