@@ -44,6 +44,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
     # The terminal's interrupt goes to the whole group; only the supervisor decides when a driver ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    residency.forbid_dumps()
     residency.keep_heap(_WARM_HEAP)
     try:
         order, key = read_frame(_read_exactly)

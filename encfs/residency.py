@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import resource
 import threading
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -26,6 +27,7 @@ _M_ARENA_MAX = -8
 _MCL_CURRENT = 1
 _MCL_FUTURE = 2
 # <linux/prctl.h>
+_PR_SET_DUMPABLE = 4
 _PR_SET_IO_FLUSHER = 57
 
 _THREAD_STACK = 512 << 10
@@ -45,6 +47,12 @@ def keep_heap(warm_bytes: int) -> None:
     piece = 1 << 20
     held = [bytearray(piece) for _ in range(warm_bytes // piece)]
     del held
+
+
+def forbid_dumps() -> None:
+    """Keep keys out of core dumps and away from the user's other processes; call before a key is read."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def lock() -> list[str]:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
 
 import trio
 
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
 MARGIN_SECONDS = 300
 _WORKLOAD = ("AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_FEDERATED_TOKEN_FILE")
 _DEADLINE = 120
+# Spec: Azure documentation, authentication endpoints of the clouds.
+_LOGIN_HOSTS = (
+    "login.microsoftonline.com",
+    "login.microsoftonline.us",
+    "login.partner.microsoftonline.cn",
+    "login.chinacloudapi.cn",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +131,17 @@ def choose_identity(
     return AzureIdentity(lambda: _credential(environ, client_id))
 
 
+def _login_host(environ: Mapping[str, str]) -> str:
+    """Host of the token authority, from AZURE_AUTHORITY_HOST with or without scheme."""
+    text = environ.get("AZURE_AUTHORITY_HOST") or _LOGIN_HOSTS[0]
+    return urlsplit(text if "//" in text else f"//{text}").hostname or ""
+
+
 def _credential(environ: Mapping[str, str], client_id: str) -> TokenCredential:
     from azure.identity import ManagedIdentityCredential, WorkloadIdentityCredential
 
     if all(environ.get(name) for name in _WORKLOAD):
-        return WorkloadIdentityCredential(disable_instance_discovery=True)
+        # Looking an authority up at the public cloud only works, and only makes sense, for Azure's own.
+        private = _login_host(environ) not in _LOGIN_HOSTS
+        return WorkloadIdentityCredential(disable_instance_discovery=private)
     return ManagedIdentityCredential(client_id=client_id) if client_id else ManagedIdentityCredential()

@@ -229,3 +229,21 @@ def test_an_idle_driver_sleeps(commands: Commands) -> None:
     used = (ticks() - before) / os.sysconf("SC_CLK_TCK")
     commands.run("encfs", "unmount", mnt, check=True)
     assert used <= 0.03, f"{used} s of processor time in 4 s of rest"
+
+
+def test_a_driver_leaves_no_core_dump(commands: Commands) -> None:
+    """Its memory holds the volume key: no core file, and not to be read by processes of the same user."""
+    import json
+
+    image, mnt = create(commands), commands.folder / "mnt"
+    commands.run("encfs", "mount", image, mnt, "--key-file", "key.bin", check=True)
+    (state_file,) = (commands.folder / "run").glob("*/state.json")
+    pid = json.loads(state_file.read_text())["driver_pid"]
+    limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
+    (core,) = (line for line in limits if line.startswith("Max core file size"))
+    environment = Path(f"/proc/{pid}/environ").read_bytes() + Path(f"/proc/{pid}/cmdline").read_bytes()
+    commands.run("encfs", "unmount", mnt, check=True)
+    assert core.split()[4:6] == ["0", "0"]
+    key = (commands.folder / "key.bin").read_bytes()
+    assert key not in environment
+    assert key.hex().encode() not in environment
