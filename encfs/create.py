@@ -150,6 +150,29 @@ async def _make_file_system(data: Path, options: CreateOptions) -> None:
             f"mkfs.ext4: {lines[-1] if lines else f'exit code {code}'}",
             hint="if the content does not fit, give a larger --size, or none to have it computed",
         )
+    if options.source is not None:
+        await _copy_top(data, options.source)
+
+
+async def _copy_top(data: Path, source: Path) -> None:
+    """Give the top directory the owner, mode and times of the folder; mke2fs copies only what is in it."""
+    status = source.stat()
+    fields = {
+        "mode": f"0{status.st_mode:o}",
+        "uid_lo": status.st_uid & 0xFFFF,
+        "uid_hi": status.st_uid >> 16,
+        "gid_lo": status.st_gid & 0xFFFF,
+        "gid_hi": status.st_gid >> 16,
+        "atime": f"@{int(status.st_atime)}",
+        "mtime": f"@{int(status.st_mtime)}",
+        "ctime": f"@{int(status.st_ctime)}",
+    }
+    script = "".join(f"set_inode_field <2> {name} {value}\n" for name, value in fields.items())
+    code, output = await run_tool("debugfs", "-w", "-f", "/dev/stdin", str(data), script=script.encode())
+    # debugfs ends with 0 whatever happened; it repeats each command and says below it what went wrong.
+    complaints = [line for line in output.splitlines() if line and not line.startswith("debugfs")]
+    if code != 0 or complaints:
+        raise FileSystemError(f"debugfs: {complaints[0] if complaints else f'exit code {code}'}")
 
 
 def estimate_size(source: Path | None) -> int:

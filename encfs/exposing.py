@@ -55,8 +55,12 @@ async def exposed(volume: Volume) -> AsyncIterator[Path]:
         raise session.failure
 
 
-async def run_tool(*command: str) -> tuple[int, str]:
+async def run_tool(*command: str, script: bytes = b"") -> tuple[int, str]:
     """Run a program of e2fsprogs, found in the system folders too; its exit code and all it printed.
+
+    Args:
+        command: program and arguments.
+        script: what it reads from standard input.
 
     Raises:
         FileSystemError: the program is not installed.
@@ -64,7 +68,12 @@ async def run_tool(*command: str) -> tuple[int, str]:
     environment = os.environ | {"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin", "LC_ALL": "C"}
     try:
         result = await trio.run_process(
-            list(command), capture_stdout=True, stderr=subprocess.STDOUT, check=False, env=environment
+            list(command),
+            stdin=script,
+            capture_stdout=True,
+            stderr=subprocess.STDOUT,
+            check=False,
+            env=environment,
         )
     except FileNotFoundError as exc:
         raise FileSystemError(f"{command[0]}: not found", hint="install e2fsprogs") from exc

@@ -247,3 +247,44 @@ def test_a_driver_leaves_no_core_dump(commands: Commands) -> None:
     key = (commands.folder / "key.bin").read_bytes()
     assert key not in environment
     assert key.hex().encode() not in environment
+
+
+def test_owners_attributes_and_special_files_come_along(commands: Commands, sample: Path) -> None:
+    """What `create --from` keeps besides content: owners, xattrs, ACLs, devices, pipes, times."""
+    entries = [
+        "01000700ffffffff",
+        "02000600e8030000",
+        "04000500ffffffff",
+        "10000700ffffffff",
+        "20000500ffffffff",
+    ]
+    acl = bytes.fromhex("02000000" + "".join(entries))  # linux/posix_acl_xattr.h: u::rwx, u:1000:rw-, ...
+    os.setxattr(sample / "text", "user.origin", b"a\0b")
+    os.setxattr(sample / "text", "user.large", b"v" * 300)
+    os.setxattr(sample / "text", "system.posix_acl_access", acl)
+    os.setxattr(sample / "sub", "user.directory", b"yes")
+    os.mkfifo(sample / "pipe")
+    os.mknod(sample / "device", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    os.chown(sample / "sub" / "binary", 70_000, 80_000)
+    os.chown(sample, 1234, 2345)
+    sample.chmod(0o751)
+    os.setxattr(sample, "user.root", b"top")
+    os.utime(sample / "sub", (1_500_000_000, 1_500_000_000))
+    image, mnt = create(commands, "--from", sample), commands.folder / "mnt"
+    commands.run("encfs", "mount", image, mnt, "--key-file", "key.bin", "--read-only", check=True)
+    seen = listing(mnt)
+    attributes = {
+        path: {name: os.getxattr(mnt / path, name) for name in os.listxattr(mnt / path)}
+        for path in ("text", "sub", ".")
+    }
+    top, device = mnt.stat(), (mnt / "device").stat()
+    commands.run("encfs", "unmount", mnt, check=True)
+    assert seen == listing(sample)
+    wanted = {
+        path: {name: os.getxattr(sample / path, name) for name in os.listxattr(sample / path)}
+        for path in attributes
+    }
+    assert attributes == wanted
+    assert (top.st_uid, top.st_gid, stat.S_IMODE(top.st_mode)) == (1234, 2345, 0o751)
+    assert int(top.st_mtime) == int(sample.stat().st_mtime)
+    assert device.st_rdev == os.makedev(1, 3)
