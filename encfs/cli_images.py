@@ -46,6 +46,11 @@ def _add_create(commands: Commands) -> None:
     )
     parser.add_argument("--label", default="", help="name kept in the header, readable by anyone")
     parser.add_argument("--kid", default="", help="name of the key in its vault, kept in the header")
+    parser.add_argument(
+        "--reproducible",
+        action="store_true",
+        help="same folder, same key, same image, byte for byte; SOURCE_DATE_EPOCH clamps times",
+    )
     parser.add_argument("--force", action="store_true", help="replace an existing image")
     parser.add_argument("--json", action="store_true", help="print what was made as JSON")
 
@@ -64,6 +69,7 @@ def _create(arguments: argparse.Namespace) -> None:
         pbkdf=arguments.pbkdf,
         label=arguments.label,
         kid=arguments.kid,
+        reproducible=arguments.reproducible,
         force=arguments.force,
     )
     check_available()

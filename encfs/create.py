@@ -9,6 +9,8 @@ Kind: composition
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import hmac
 import os
 import re
 import secrets
@@ -16,6 +18,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 import trio
 
@@ -23,8 +26,9 @@ from encfs.block.file import adopt_file
 from encfs.errors import FileSystemError, ImageError, UsageError
 from encfs.exposing import exposed, run_tool
 from encfs.keys import Secret, offered_fingerprint
-from encfs.luks2.create import format_header, new_volume_key
+from encfs.luks2.create import SeededRandom, format_header, new_volume_key
 from encfs.luks2.token import KeyToken
+from encfs.populate import Entry, digest, newest, populate, scan
 from encfs.session import Volume
 from encfs.volume import SegmentGeometry
 
@@ -35,6 +39,11 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _OVERHEAD_FIXED = 12 << 20
 _OVERHEAD_PER_INODE = 512
 _OVERHEAD_SHARE = 0.05
+# What mke2fs 1.47 makes by default; written down for images that must not depend on a machine's settings.
+_FEATURES = (
+    "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,"
+    "huge_file,dir_nlink,extra_isize,metadata_csum"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +57,7 @@ class CreateOptions:
         pbkdf: `pbkdf2` or `argon2id`; None chooses by the key: pbkdf2 for full entropy.
         label: LUKS2 and ext4 label; may be empty.
         kid: name of the key in its vault, kept in the header; may be empty.
+        reproducible: everything random comes from the key and the content, see `_Fixed`.
         force: replace an existing file.
     """
 
@@ -57,6 +67,7 @@ class CreateOptions:
     pbkdf: str | None = None
     label: str = ""
     kid: str = ""
+    reproducible: bool = False
     force: bool = False
 
 
@@ -99,17 +110,69 @@ async def create_image(path: Path, passphrase: Secret, options: CreateOptions) -
         raise ImageError(
             f"image {path}: exists already", hint="choose another name, or give --force to replace it"
         )
-    size = options.size if options.size is not None else estimate_size(options.source)
+    fixed = await trio.to_thread.run_sync(_Fixed.of, passphrase, options) if options.reproducible else None
+    size = options.size
+    if size is None:
+        size = fixed.size() if fixed is not None else estimate_size(options.source)
     size -= size % 4096
     with _partial(path) as (partial, fd):
-        uuid = await _fill(fd, path, size, passphrase, options)
+        uuid = await _fill(fd, path, size, passphrase, options, fixed)
         os.fsync(fd)
         _publish(partial, path, force=options.force)
     return Created(path, size, uuid, offered_fingerprint(passphrase))
 
 
-async def _fill(fd: int, path: Path, size: int, passphrase: Secret, options: CreateOptions) -> str:
-    volume_key = new_volume_key(64)
+@dataclass(frozen=True, slots=True)
+class _Fixed:
+    """What makes an image reproducible: its content as a list, and a generator seeded by key and content.
+
+    The seed depends on the content because two images with one volume key and different content would show,
+    sector by sector, where they are the same: AES-XTS turns equal sectors at one place into equal ciphertext.
+    """
+
+    entries: list[Entry]
+    random: SeededRandom
+    uuids: tuple[str, str]
+
+    @classmethod
+    def of(cls, passphrase: Secret, options: CreateOptions) -> _Fixed:
+        """Read the folder.
+
+        Raises:
+            UsageError: no folder, a typed passphrase, or content that cannot be in such an image.
+        """
+        if options.source is None:
+            raise UsageError(
+                "--reproducible without --from", hint="an empty image has no content to derive it from"
+            )
+        if not passphrase.full_entropy:
+            raise UsageError(
+                "--reproducible with a typed passphrase: the volume key would be as weak as it is",
+                hint="use a random key: head -c 32 /dev/urandom > key.bin",
+            )
+        epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+        clamp = int(epoch) if epoch.isascii() and epoch.isdigit() else None
+        entries = scan(options.source, clamp=clamp)
+        settings = repr(
+            (options.size, options.sector_size, options.pbkdf, options.label, options.kid)
+        ).encode()
+        content = digest(options.source, entries) + hashlib.sha256(settings).digest()
+        seed = Secret(hmac.digest(passphrase.reveal(), content, "sha256"), full_entropy=True)
+        random = SeededRandom(seed, "reproducible image")
+        first, second = (str(UUID(bytes=random(16), version=4)) for _ in range(2))
+        return cls(entries, random, (first, second))
+
+    def size(self) -> int:
+        """Bytes of the image, from the content alone."""
+        blocks = sum(-(-entry.size // 4096) + 1 for entry in self.entries if entry.link_of is None)
+        return _size_for(blocks, len(self.entries))
+
+
+async def _fill(
+    fd: int, path: Path, size: int, passphrase: Secret, options: CreateOptions, fixed: _Fixed | None
+) -> str:
+    random = os.urandom if fixed is None else fixed.random
+    volume_key = new_volume_key(64, random=random)
     pbkdf = options.pbkdf or ("pbkdf2" if passphrase.full_entropy else "argon2id")
     formatted = await trio.to_thread.run_sync(
         lambda: format_header(
@@ -120,6 +183,7 @@ async def _fill(fd: int, path: Path, size: int, passphrase: Secret, options: Cre
             pbkdf=pbkdf,
             label=options.label,
             key_token=KeyToken(kid=options.kid),
+            random=random,
         )
     )
     os.ftruncate(fd, size)
@@ -132,26 +196,40 @@ async def _fill(fd: int, path: Path, size: int, passphrase: Secret, options: Cre
         os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC), path, read_only=False, lock=True
     )
     async with exposed(Volume(source, str(path), geometry, volume_key, False)) as data:
-        await _make_file_system(data, options)
+        await _make_file_system(data, options, fixed)
     return formatted.uuid
 
 
-async def _make_file_system(data: Path, options: CreateOptions) -> None:
+async def _make_file_system(data: Path, options: CreateOptions, fixed: _Fixed | None) -> None:
     """Run mke2fs on the plaintext device; it copies owners, modes, times, links and xattrs too."""
-    command = ["mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", "-E", "nodiscard"]
+    extended, environment = "nodiscard", {}
+    command = ["mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0"]
     if options.label:
         command += ["-L", options.label[:16]]
-    if options.source is not None:
+    if fixed is not None:
+        # Nothing is left to the machine's mke2fs.conf or kernel; inodes for every entry, and some to spare.
+        inodes = max(data.stat().st_size // 16384, len(fixed.entries) * 5 // 4 + 64)
+        command += ["-U", fixed.uuids[0], "-O", _FEATURES, "-I", "256", "-N", str(inodes)]
+        extended += f",hash_seed={fixed.uuids[1]},lazy_itable_init=1,lazy_journal_init=0"
+        environment = {"E2FSPROGS_FAKE_TIME": str(newest(fixed.entries))}
+    elif options.source is not None:
         command += ["-d", str(options.source.resolve())]
-    code, output = await run_tool(*command, str(data))
+    code, output = await run_tool(*command, "-E", extended, str(data), environment=environment)
     if code != 0:
         lines = output.strip().splitlines()
         raise FileSystemError(
             f"mkfs.ext4: {lines[-1] if lines else f'exit code {code}'}",
             hint="if the content does not fit, give a larger --size, or none to have it computed",
         )
-    if options.source is not None:
+    if options.source is not None and fixed is None:
         await _copy_top(data, options.source)
+    elif options.source is not None and fixed is not None:
+        await populate(data, options.source, fixed.entries)
+        code, output = await run_tool("e2fsck", "-fn", str(data))
+        if code != 0:
+            raise FileSystemError(
+                f"e2fsck: {output.strip().splitlines()[-1]}", hint="report this as a defect"
+            )
 
 
 async def _copy_top(data: Path, source: Path) -> None:
@@ -189,6 +267,11 @@ def estimate_size(source: Path | None) -> int:
                     blocks += -(-min(status.st_size, status.st_blocks * 512 + 4096) // 4096) + 1
                 elif stat.S_ISDIR(status.st_mode):
                     blocks += -(-status.st_size // 4096)
+    return _size_for(blocks, files)
+
+
+def _size_for(blocks: int, files: int) -> int:
+    """Bytes of an image for so many blocks of 4096 bytes in so many files."""
     content = blocks * 4096 + files * _OVERHEAD_PER_INODE
     journal = min(max(content // 32, 4 << 20), 1 << 30)
     total = int(content * (1 + _OVERHEAD_SHARE)) + journal + _OVERHEAD_FIXED + (16 << 20)
