@@ -183,6 +183,16 @@ def _as_errno(exc: Exception, operation: str, offset: int, length: int) -> pyfus
     return pyfuse3.FUSEError(errno.EIO)
 
 
+def is_worth_saying(record: logging.LogRecord) -> bool:
+    """Filter of pyfuse3's log: not that nobody waits for a reply any more.
+
+    The kernel sends the last release of a file in the background, and may end the connection before its reply
+    arrives; ENOENT is how it says so. Nothing is lost by it: the driver flushes before it ends.
+    """
+    gone = isinstance(record.args, tuple) and record.args == (os.strerror(errno.ENOENT),)
+    return not (gone and "fuse_reply_* failed" in str(record.msg))
+
+
 def check_available() -> None:
     """Refuse early, and in words, where FUSE cannot work.
 
@@ -219,6 +229,7 @@ async def serve(
             f"mounting FUSE at {directory} failed: {exc}",
             hint="run as root, or install fuse3 so that fusermount3 can mount for you",
         ) from exc
+    logging.getLogger("pyfuse3").addFilter(is_worth_saying)
     # The module's own way to exchange its event loop; see `eager`.
     pyfuse3.trio = eager_trio(EagerWait(pulse.busy))  # type: ignore[attr-defined]
     try:
