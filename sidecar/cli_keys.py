@@ -6,26 +6,16 @@ Kind: entry
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
-from sidecar.arguments import (
-    Commands,
-    add_identity,
-    add_snp,
-    command,
-    identity_of,
-    read_file,
-    settings_with_identity,
-    write_secret,
-)
-from sidecar.config import IdentityKind, SidecarSettings
+from sidecar.arguments import Commands, add_snp, command, read_file, write_secret
 from sidecar.errors import ExitCode, MalformedInput, UsageError
 
 if TYPE_CHECKING:
@@ -58,8 +48,9 @@ def _add_import(commands: Commands) -> None:
     parser.add_argument("-kh", "--kh", metavar="HEX|FILE", help="symmetric key: a file, or 64 hex digits")
     parser.add_argument("-kp", "--kp", type=Path, metavar="PEM", help="RSA or EC private key, PKCS#8")
     parser.add_argument("-out", "--out", action="store_true", help="write the passphrase to keyfile.bin")
-    parser.add_argument("-a", action="store_true", help="as this machine's managed identity")
-    add_identity(parser)
+    parser.add_argument(
+        "-a", action="store_true", help="print the release policy as one line, for other tools"
+    )
     parser.add_argument(
         "--policy-digest",
         metavar="FILE|HEX",
@@ -95,23 +86,14 @@ def _import(arguments: argparse.Namespace) -> None:
     if not arguments.dry_run:
 
         async def run() -> str:
-            settings, token = _importer(arguments, config)
-            async with open_services(os.environ, settings, access_token=token) as services:
+            async with open_services(
+                os.environ, client_id=config.client_id, access_token=config.bearer_token
+            ) as services:
                 services.authority(config.maa_endpoint)
                 return (await import_key(services.vault(config.akv_endpoint), config, material)).kid
 
         kid = trio.run(run)
     _print_import(arguments, config, material, kid)
-
-
-def _importer(arguments: argparse.Namespace, config: ImportConfig) -> tuple[SidecarSettings, str]:
-    """Who imports: `-a` for the managed identity, else the configuration's token, else as asked."""
-    identity = identity_of(arguments)
-    if arguments.a:
-        identity = replace(identity, kind=IdentityKind.MANAGED)
-    if config.client_id and not identity.client_id and identity.kind in ("auto", "managed"):
-        identity = replace(identity, client_id=config.client_id)
-    return SidecarSettings(identity=identity), "" if arguments.a else config.bearer_token
 
 
 def _digest(text: str) -> bytes:
@@ -162,6 +144,8 @@ def _print_import(
     }
     if arguments.show_secrets and material.passphrase is not None:
         summary["symmetric_key"] = material.passphrase.hex()
+    if arguments.a:
+        print(base64.b64encode(config.policy().to_bytes()).decode())
     if arguments.json:
         print(json.dumps(summary, indent=1))
         return
@@ -192,7 +176,9 @@ def _add_keys(commands: Commands) -> None:
     ):
         action = command(actions, name, _keys, words)
         action.add_argument("--akv", required=True, metavar="HOST", help="vault or managed HSM")
-        add_identity(action)
+        action.add_argument(
+            "--client-id", default="", help="of the managed identity, where there are several"
+        )
         if name != "list":
             action.add_argument("--kid", required=True, help="key name, or name/version to show")
         action.set_defaults(action=name)
@@ -203,7 +189,7 @@ def _keys(arguments: argparse.Namespace) -> None:
     from sidecar.services import open_services
 
     async def run() -> object:
-        async with open_services(os.environ, settings_with_identity(arguments)) as services:
+        async with open_services(os.environ, client_id=arguments.client_id) as services:
             vault = services.vault(arguments.akv)
             if arguments.action == "list":
                 return await list_keys(vault)
@@ -231,7 +217,6 @@ def _add_explain(commands: Commands) -> None:
     parser.add_argument("--policy", type=Path, metavar="FILE", help="a release policy, JSON")
     parser.add_argument("--suggest", action="store_true", help="print a release policy for this guest")
     parser.add_argument("--json", action="store_true")
-    add_identity(parser)
     add_snp(parser)
 
 
@@ -282,7 +267,7 @@ def _live_policy(arguments: argparse.Namespace) -> ReleasePolicy:
     from sidecar.services import open_services
 
     async def run() -> KeyBundle:
-        async with open_services(os.environ, settings_with_identity(arguments)) as services:
+        async with open_services(os.environ) as services:
             return await services.vault(arguments.akv).key_bundle(parse_key_ref(arguments.kid))
 
     bundle = trio.run(run)
