@@ -144,7 +144,8 @@ def _kind(text: str) -> IdentityKind:
 
 def _part(top: JsonObject, name: str) -> JsonObject:
     """An object member; one that is absent or null has no members."""
-    return as_object(top.get(name) or {}, f"{WHAT}: {name}")
+    value = top.get(name)
+    return {} if value is None else as_object(value, f"{WHAT}: {name}")
 
 
 def _text(part: JsonObject, name: str) -> str:
