@@ -35,7 +35,8 @@
     |   |-- FileSystemError        24  the kernel refused the file system in the volume
     |   `-- NotMounted             25  nothing of ours is mounted there
     |-- StoreError                  7  the image's store failed, or data is not stored yet
-    |   `-- ReadOnlyDevice          7  a write reached a read-only device (EROFS)
+    |   |-- ReadOnlyDevice          7  a write reached a read-only device (EROFS)
+    |   `-- Tampered               17  data that is not what a hash tree or an authentication tag says
     |-- Interrupted               130  a signal ended the command before its work was done
     |-- DriverFailed                8  the driver process died, or was cut off after its deadline
     `-- BadRequest                  1  a block request is unaligned or out of range: a defect in the caller
@@ -70,6 +71,7 @@ class ExitCode(IntEnum):
     IMAGE_MISSING = 14
     IMAGE_BUSY = 15
     HEADER_NOT_AUTHENTIC = 16
+    TAMPERED = 17
     MOUNT_POINT_BUSY = 20
     MOUNT_POINT_MISSING = 21
     NO_FUSE = 22
@@ -92,7 +94,7 @@ class EncfsError(Exception):
     """
 
     exit_code: ExitCode = ExitCode.INTERNAL
-    part: str = ""  # which of "key", "header", "profile" is at fault when a volume does not open
+    part: str = ""  # which of "key", "header", "profile", "data" is at fault when a volume does not open
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -157,6 +159,13 @@ class ImageBusy(ImageError):
 
 class ReadOnlyDevice(StoreError):
     """A write reached a read-only device."""
+
+
+class Tampered(StoreError):
+    """Data is not what a hash tree or an authentication tag says; it never reaches a reader."""
+
+    exit_code = ExitCode.TAMPERED
+    part = "data"
 
 
 class BadRequest(EncfsError):
