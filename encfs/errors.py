@@ -2,6 +2,7 @@
 
     EncfsError                      1
     |-- UsageError                  2  the command line or a settings file is wrong
+    |   |-- HostNotAllowed         18  a token would have gone to a host that is not on the list
     |   |-- LastKeyslot             2  removing it would lock everybody out
     |   `-- NoFreeKeyslot           2  the header has no room for another keyslot
     |-- ImageError                  3  the image is not what it should be
@@ -76,6 +77,7 @@ class ExitCode(IntEnum):
     IMAGE_BUSY = 15
     HEADER_NOT_AUTHENTIC = 16
     UNSUITABLE_BLOB = 17
+    HOST_NOT_ALLOWED = 18
     MOUNT_POINT_BUSY = 20
     MOUNT_POINT_MISSING = 21
     NO_FUSE = 22
@@ -337,6 +339,12 @@ class HeaderNotAuthentic(ImageError):
 
 class KeyUnusable(KeyUnavailable):
     """The key cannot become a passphrase."""
+
+
+class HostNotAllowed(UsageError):
+    """A token would have gone to a host that is not on the allow-list; nothing was sent."""
+
+    exit_code = ExitCode.HOST_NOT_ALLOWED
 
 
 class LastKeyslot(UsageError):

@@ -97,9 +97,9 @@ class BlobDevice:
         self._checked = checked
 
     @property
-    def name(self) -> str:
-        """For messages; no signature in it."""
-        return str(self.http.url)
+    def etag(self) -> str:
+        """Of the last answer that had one."""
+        return self._etag
 
     @property
     def read_only(self) -> bool:
@@ -244,6 +244,7 @@ async def open_blob(
     tokens: BlobTokens | None = None,
     tls: ssl.SSLContext | None = None,
     lease_id: str = "",
+    etag: str = "",
     take_over: bool = False,
     checked: bool = False,
     deadline: float = DEADLINE,
@@ -258,6 +259,7 @@ async def open_blob(
         tokens: bearer tokens; None for a signature or anonymous access.
         tls: what the server's certificate must lead to; None for the system's roots.
         lease_id: a lease acquired under this GUID is taken over from our own supervisor; new when empty.
+        etag: what the blob must still be; empty for whatever it is now.
         take_over: end another's lease.
         checked: ask for an MD5 with every read, which costs time on both sides.
         deadline: seconds for every request of the opening with its repetitions.
@@ -268,6 +270,7 @@ async def open_blob(
         ImageMissing, AccessDenied: there is no such blob, or not for us.
         UnsuitableBlob: of another type, not a multiple of 512 bytes, or a block blob to be written.
         ImageBusy: another has the lease.
+        ImageChanged: it is not what `etag` says.
     """
     http = BlobHttp(url, tokens=tokens, tls=tls, transport=transport, attempt_seconds=attempt_seconds)
     lease: Lease | None = None
@@ -280,6 +283,8 @@ async def open_blob(
             lease = writer
             properties = await retried(lambda: _head(http, writer), deadline=deadline)
             _check_suitable(properties, http, read_only=read_only)
+        if etag and etag != properties.etag:
+            raise ImageChanged(f"image {url.name}: replaced since its header was read")
         holes = await retried(lambda: _find_holes(http, properties, lease), deadline=deadline)
         return BlobDevice(http, properties, holes, lease, checked=checked)
     except BaseException:
