@@ -74,7 +74,7 @@ async def _serve(order: DriverOrder, key: Secret) -> None:
     pool = BufferPool(_BUFFERS, fuse.MAX_REQUEST)
     source = await _open_source(order)
     patient = source if order.blob is None else Retry(source, deadline=order.blob.deadline)
-    device = build_stack(
+    device = await build_stack(
         _verified(patient, order.verity), order.segment, key, pool, read_only=order.read_only
     )
     try:
