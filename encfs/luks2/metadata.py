@@ -31,7 +31,7 @@ MAX_DEPTH = 12  # a token may nest; everything else has 4 levels
 MAX_OBJECTS = 32  # keyslots, tokens, segments, digests: the reference implementation's limit for each
 CIPHER = "aes-xts-plain64"
 XTS_KEY_SIZES = (32, 64)  # bytes: AES-128 and AES-256, two keys each
-# The one form of authenticated encryption: the volume key is a key for AES-256-XTS and 32 bytes for HMAC. A key
+# The one form of authenticated encryption: the key is one for AES-256-XTS and 32 bytes for HMAC. A volume key
 # of 64 bytes would be ambiguous: without the integrity object it would pass for one of AES-256-XTS alone.
 INTEGRITY = "hmac(sha256)"
 INTEGRITY_KEY_SIZE = 96
