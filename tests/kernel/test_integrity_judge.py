@@ -64,7 +64,7 @@ format() { # DEVICE SECTOR_SIZE
   pbkdf="--pbkdf pbkdf2 --pbkdf-force-iterations 1000"
   cryptsetup luksFormat -q --type luks2 --integrity hmac-sha256 --sector-size $2 $pbkdf $1 key
 }
-fill() { mkfs.ext4 -q -b 4096 /dev/mapper/v && mount /dev/mapper/v /mnt && cp /files/big /mnt/ && umount /mnt; }
+fill() { mkfs.ext4 -q /dev/mapper/v && mount /dev/mapper/v /mnt && cp /files/big /mnt/ && umount /mnt; }
 """
 
 
