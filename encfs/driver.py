@@ -19,9 +19,11 @@ from pathlib import Path
 import trio
 
 from encfs import fuse, residency
+from encfs.block.blob import BlobDevice
 from encfs.block.buffers import BufferPool
 from encfs.block.device import BlockDevice
-from encfs.block.file import adopt_file
+from encfs.block.file import FileDevice, adopt_file
+from encfs.block.retry import Retry
 from encfs.errors import EncfsError, ExitCode
 from encfs.health import Pulse
 from encfs.keys import Secret
@@ -67,10 +69,13 @@ def _read_exactly(length: int) -> bytes:
 async def _serve(order: DriverOrder, key: Secret) -> None:
     pulse = Pulse(order.pulse_fd)
     pool = BufferPool(_BUFFERS, fuse.MAX_REQUEST)
-    source = adopt_file(order.image_fd, Path(order.name), read_only=order.read_only, lock=False)
-    device = build_stack(source, order.segment, key, pool, read_only=order.read_only)
+    source = await _open_source(order)
+    patient = source if order.blob is None else Retry(source, deadline=order.blob.deadline)
+    device = build_stack(patient, order.segment, key, pool, read_only=order.read_only)
     try:
         async with trio.open_nursery() as nursery:
+            if isinstance(source, BlobDevice):
+                nursery.start_soon(source.keep_lease)
             nursery.start_soon(_beat, pulse)
             nursery.start_soon(_ignore_termination)
             if order.for_tools:
@@ -83,6 +88,15 @@ async def _serve(order: DriverOrder, key: Secret) -> None:
         with trio.CancelScope(shield=True):
             await device.flush()
             await device.aclose()
+
+
+async def _open_source(order: DriverOrder) -> FileDevice | BlobDevice:
+    if order.blob is not None:
+        from encfs.blobs import open_ordered  # what local images need not load
+
+        return await open_ordered(order.blob)
+    assert order.image_fd is not None
+    return adopt_file(order.image_fd, Path(order.name), read_only=order.read_only, lock=False)
 
 
 async def _serve_fuse(
