@@ -8,6 +8,7 @@ Kind: composition
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,11 @@ from sidecar.client import ReleaseSettings, release
 from sidecar.hosts import Hosts
 from sidecar.http import CA_VARIABLE, tls_context
 from sidecar.identity import TokenSource, choose_identity
+from sidecar.web import Handler
+from sidecar.web import Router as Router
+from sidecar.web import WebRequest as WebRequest
+from sidecar.web import WebResponse as WebResponse
+from sidecar.web import json_response as json_response
 
 # The most specific class first.
 _SAME = (
@@ -34,15 +40,29 @@ _STORE_PREFIXES = ("AZURE_", "IDENTITY_", "MSI_", "IMDS_", "SIDECAR_CA_", "SIDEC
 
 
 class ReleasedKeySource:
-    """A key that a vault releases under attestation of this machine."""
+    """A key that a vault releases under attestation of this machine.
 
-    def __init__(self, config: KeyConfig) -> None:
+    Args:
+        config: which key, and how the passphrase comes from it.
+        client_id: of the managed identity, where there are several.
+        access_token: the vault's token, secret, in place of this machine's identity.
+    """
+
+    def __init__(self, config: KeyConfig, *, client_id: str = "", access_token: str = "") -> None:
         self.config = config
+        self._client_id = client_id
+        self._access_token = access_token
 
     async def passphrase(self) -> Secret:
         """Attest, release, derive; see `KeySource`."""
         config = self.config
-        settings = ReleaseSettings(config.maa_endpoint, config.akv_endpoint, config.kid)
+        settings = ReleaseSettings(
+            config.maa_endpoint,
+            config.akv_endpoint,
+            config.kid,
+            client_id=self._client_id,
+            access_token=self._access_token,
+        )
         try:
             released = await release(settings, os.environ)
         except theirs.SidecarError as exc:
@@ -121,6 +141,31 @@ def blob_tls(environ: Mapping[str, str]) -> ssl.SSLContext:
 def store_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The part of an environment that `blob_identity` and `blob_tls` read; may hold secrets."""
     return {name: value for name, value in environ.items() if name.startswith(_STORE_PREFIXES)}
+
+
+def listen_on_loopback(port: int) -> socket.socket:
+    """A bound TCP socket on 127.0.0.1; port 0 for any free one.
+
+    Raises:
+        UsageError: the port is taken.
+    """
+    from sidecar.server import bind_loopback  # what a driver need not load
+
+    try:
+        return bind_loopback("127.0.0.1", port)
+    except theirs.SidecarError as exc:
+        raise ours.UsageError(str(exc), hint=exc.hint) from exc
+
+
+async def serve_http(handler: Handler, bound: socket.socket) -> None:
+    """Serve a handler on a bound socket until cancelled; errors of the protocol are JSON too."""
+    from sidecar.asgi import asgi_app
+    from sidecar.server import serve_asgi
+
+    def refuse(status: int, code: str, message: str) -> WebResponse:
+        return json_response({"error": message, "code": code}, status)
+
+    await serve_asgi(asgi_app(handler, max_body=64 << 10, refuse=refuse), sockets=[bound])
 
 
 def _translated(exc: theirs.SidecarError, what: str = "key release") -> ours.EncfsError:

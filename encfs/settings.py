@@ -80,6 +80,7 @@ class VolumeSettings:
         take_over: end the lease that another writer has.
         require_authenticated_header: refuse a header without MAC.
         cache_size: bytes of cache for a blob; None for the default.
+        client_id: of the managed identity that asks vault and store, where there are several.
     """
 
     index: int
@@ -94,6 +95,7 @@ class VolumeSettings:
     take_over: bool = False
     require_authenticated_header: bool = False
     cache_size: int | None = None
+    client_id: str = ""
 
     @property
     def name(self) -> str:
@@ -106,7 +108,6 @@ class AgentSettings:
     """What an agent is started with; `warnings` are for the log."""
 
     volumes: tuple[VolumeSettings, ...]
-    client_id: str = ""
     certcache: CertCache = CertCache()
     warnings: tuple[str, ...] = ()
 
@@ -134,7 +135,7 @@ def parse_settings(text: str | bytes, name: str = VARIABLE, *, allow_raw_key: bo
         mistakes.add("azure_filesystems: missing or empty, wanted at least one volume")
     if len(listed) > MAX_VOLUMES:
         mistakes.add(f"azure_filesystems: {len(listed)} volumes, wanted at most {MAX_VOLUMES}")
-    reader = _VolumeReader(mistakes, allow_raw_key)
+    reader = _VolumeReader(mistakes, allow_raw_key, client_id)
     volumes = tuple(reader.read(index, part) for index, part in enumerate(listed[:MAX_VOLUMES]))
     for mistake in _collisions(volumes):
         mistakes.add(mistake)
@@ -143,7 +144,7 @@ def parse_settings(text: str | bytes, name: str = VARIABLE, *, allow_raw_key: bo
         count = len(mistakes.found)
         many = f"{count} mistakes: " if count > 1 else ""
         raise UsageError(f"{name}: {many}" + "; ".join(mistakes.found), hint=_HINT)
-    return AgentSettings(volumes, client_id, certcache, tuple(mistakes.warnings))
+    return AgentSettings(volumes, certcache, tuple(mistakes.warnings))
 
 
 def _decode(text: str | bytes, name: str) -> bytes:
@@ -198,8 +199,9 @@ def _is_inside(path: str, folder: str) -> bool:
 class _VolumeReader:
     """Reads one member of `azure_filesystems` after the other."""
 
-    def __init__(self, mistakes: Mistakes, allow_raw_key: bool) -> None:
+    def __init__(self, mistakes: Mistakes, allow_raw_key: bool, client_id: str) -> None:
         self._mistakes = mistakes
+        self._client_id = client_id
         self._allow_raw_key = allow_raw_key
 
     def read(self, index: int, volume: Member) -> VolumeSettings:
@@ -231,6 +233,7 @@ class _VolumeReader:
             take_over=take_over,
             require_authenticated_header=volume.flag("require_authenticated_header"),
             cache_size=_cache_size(volume),
+            client_id=self._client_id,
         )
 
     def _image(self, volume: Member) -> str | BlobUrl:

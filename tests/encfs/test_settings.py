@@ -86,7 +86,7 @@ def test_the_whole_contract_in_both_alphabets(url_safe: bool, padded: bool) -> N
     )
     assert found.bearer_token == "eyJsecret"
     assert "eyJsecret" not in repr(settings)
-    assert settings.client_id.startswith("1111")
+    assert found.client_id.startswith("1111")
     assert settings.certcache == CertCache(
         *("LocalTHIM", "169.254.169.254/metadata/THIM/amd/certification", "SevSnpVM"),
         *("api-version=2020-10-15-preview", "clientId=me"),

@@ -1,0 +1,141 @@
+"""The agent's HTTP interface on localhost: health, readiness, metrics, volumes, and `sync`.
+
+    GET  /healthz           200, or 503 when a volume has been down for too long: restart the container
+    GET  /readyz            200 when every volume is mounted, else 503 and which are not
+    GET  /metrics           Prometheus
+    GET  /volumes           every volume, with what is not stored yet
+    GET  /volumes/N         one
+    POST /volumes/N/sync    store everything written so far; the answer is the receipt
+
+Rules: nothing secret is answered; no handler touches a mounted file system but `sync`, and that with a
+deadline, so a stuck volume never makes the probes hang.
+
+Kind: composition
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import asdict
+
+import trio
+
+from encfs import mount
+from encfs.agent import Agent
+from encfs.agentmetrics import CONTENT_TYPE, Snapshot, metrics_text
+from encfs.agentvolume import AgentVolume, State
+from encfs.azure import Router, WebRequest, WebResponse, json_response
+from encfs.errors import EncfsError
+
+log = logging.getLogger(__name__)
+
+SYNC_SECONDS = 60.0
+
+
+class AgentApi:
+    """Handlers of one agent."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._router = Router()
+        self._router.add("health", "GET", "/healthz", self._health)
+        self._router.add("ready", "GET", "/readyz", self._ready)
+        self._router.add("metrics", "GET", "/metrics", self._metrics)
+        self._router.add("volumes", "GET", "/volumes", self._volumes)
+        self._router.add("volume", "GET", "/volumes/{index}", self._volume)
+        self._router.add("sync", "POST", "/volumes/{index}/sync", self._sync)
+
+    async def __call__(self, request: WebRequest) -> WebResponse:
+        """Answer one request."""
+        found = self._router.find(request)
+        if found is None:
+            methods = self._router.methods(request.path)
+            if not methods:
+                return _refusal(404, "no such path")
+            return _refusal(405, f"wanted {' or '.join(methods)}").with_headers({"allow": ", ".join(methods)})
+        route, matched = found
+        return await route.handler(matched)
+
+    async def _health(self, request: WebRequest) -> WebResponse:
+        limit = self._agent.options.unhealthy_after
+        down = [
+            volume.index
+            for volume in self._agent.volumes
+            if volume.state is State.BROKEN and time.time() - volume.broken_since > limit
+        ]
+        status = "unhealthy" if down else "ok"
+        return _json({"status": status, "down": down}, 503 if down else 200)
+
+    async def _ready(self, request: WebRequest) -> WebResponse:
+        ready = self._agent.is_ready()
+        waiting = {str(v.index): v.state.value for v in self._agent.volumes if v.state is not State.MOUNTED}
+        return _json({"ready": ready, "waiting_for": waiting}, 200 if ready else 503)
+
+    async def _metrics(self, request: WebRequest) -> WebResponse:
+        text = metrics_text(map(snapshot, self._agent.volumes), ready=self._agent.is_ready())
+        return WebResponse(200, text, content_type=CONTENT_TYPE)
+
+    async def _volumes(self, request: WebRequest) -> WebResponse:
+        return _json({"volumes": [asdict(snapshot(volume)) for volume in self._agent.volumes]})
+
+    async def _volume(self, request: WebRequest) -> WebResponse:
+        volume = self._find(request)
+        return _refusal(404, "no such volume") if volume is None else _json(asdict(snapshot(volume)))
+
+    async def _sync(self, request: WebRequest) -> WebResponse:
+        volume = self._find(request)
+        if volume is None:
+            return _refusal(404, "no such volume")
+        if volume.state is not State.MOUNTED:
+            return _refusal(409, f"volume {volume.index} is {volume.state}, wanted mounted")
+        began = time.monotonic()
+        try:
+            with trio.fail_after(SYNC_SECONDS):
+                await volume.sync()
+        except trio.TooSlowError:
+            return _refusal(504, f"not stored within {SYNC_SECONDS:g} s; it goes on")
+        except (EncfsError, OSError) as exc:
+            log.error("volume %d: sync: %s", volume.index, exc)
+            return _refusal(500, str(exc))
+        took = round(time.monotonic() - began, 4)
+        return _json({"stored": True, "seconds": took, "volume": asdict(snapshot(volume))})
+
+    def _find(self, request: WebRequest) -> AgentVolume | None:
+        text = request.parameters["index"]
+        if not (text.isascii() and text.isdigit() and len(text) < 4):
+            return None
+        return next((v for v in self._agent.volumes if v.index == int(text)), None)
+
+
+def snapshot(volume: AgentVolume) -> Snapshot:
+    """One look at a volume, which touches nothing that could be stuck."""
+    session, shown = volume.session, volume.shown
+    driver = None if session is None else session.driver
+    reading = None if driver is None else driver.pulse.read()
+    mounts = [] if shown is None else mount.mounts_at(shown)
+    settings = volume.settings
+    return Snapshot(
+        index=volume.index,
+        image=settings.name,
+        mount_point=settings.mount_point,
+        read_write=settings.read_write,
+        state=volume.state.value,
+        since=round(volume.since, 3),
+        restarts=volume.restarts,
+        error="" if volume.error is None else str(volume.error),
+        writable=bool(mounts) and not mounts[-1].read_only,
+        driver_pid=None if driver is None else driver.pid,
+        requests=0 if reading is None else reading.begun,
+        in_flight=0 if reading is None else reading.in_flight,
+        store=None,
+    )
+
+
+def _json(value: object, status: int = 200) -> WebResponse:
+    return WebResponse(status, json.dumps(value).encode() + b"\n")
+
+
+def _refusal(status: int, message: str) -> WebResponse:
+    return json_response({"error": message}, status)
