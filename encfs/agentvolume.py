@@ -132,6 +132,7 @@ class AgentVolume:
         """
         current_volume.set(self.index)
         self._enter(State.STARTING)
+        log.info("%s: opening, for %s", self.settings.name, self.settings.mount_point)
         try:
             await self._live(task_status.started)
             await self._keep_alive()
@@ -189,6 +190,7 @@ class AgentVolume:
                     await self._discard_held()
                     self.session, self.shown, self.error = session, shown, None
                     self._enter(State.MOUNTED)
+                    log.info("mounted at %s", shown)
                     on_ready()
                     await self._until_end(session)
                     if self._drain_by is not None and session.phase is Phase.MOUNTED:

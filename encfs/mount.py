@@ -52,6 +52,8 @@ _LOOP_TRIES = 16
 # <linux/ext4.h>: _IOR('X', 125, u32) and its flags.
 _EXT4_IOC_SHUTDOWN = 0x8004587D
 _EXT4_SHUTDOWN_FLUSH, _EXT4_SHUTDOWN_AT_ONCE = 0, 2
+# What ext4 shows when it takes no writes: mounted so, or after an error (words of its own since Linux 6.15).
+_NO_WRITES = frozenset({"ro", "emergency_ro", "shutdown"})
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -275,7 +277,7 @@ def mount_points() -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
-    """One mount of our namespace: where, of what type, from what."""
+    """One mount of our namespace: where, of what type, from what; `read_only` also after an error."""
 
     point: str
     kind: str
@@ -291,7 +293,9 @@ def mounts_at(path: Path) -> list[Mounted]:
         point = _unescaped(before.split(" ")[4])
         if point == wanted:
             kind, source, options = after.split(" ")[:3]
-            found.append(Mounted(point, kind, _unescaped(source), "ro" in options.split(",")))
+            found.append(
+                Mounted(point, kind, _unescaped(source), not _NO_WRITES.isdisjoint(options.split(",")))
+            )
     return found
 
 
