@@ -37,6 +37,7 @@
     |   |-- FileSystemError        24  the kernel refused the file system in the volume
     |   `-- NotMounted             25  nothing of ours is mounted there
     |-- StoreError                  7  the image's store failed, or data is not stored yet
+    |   |-- Tampered               43  data that is not what a hash tree or an authentication tag says
     |   |-- StoreUnavailable        7  no answer, or a busy store: the same request may succeed later
     |   |-- AccessDenied           40  the store does not accept who we are, or what we may do
     |   |-- ImageChanged           42  the image was replaced while it was read
@@ -91,6 +92,7 @@ class ExitCode(IntEnum):
     ACCESS_DENIED = 40
     LEASE_LOST = 41
     IMAGE_CHANGED = 42
+    TAMPERED = 43
     INTERRUPTED = 130
 
 
@@ -103,7 +105,7 @@ class EncfsError(Exception):
     """
 
     exit_code: ExitCode = ExitCode.INTERNAL
-    part: str = ""  # which of "key", "header", "profile" is at fault when a volume does not open
+    part: str = ""  # which of "key", "header", "profile", "data" is at fault when a volume does not open
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -168,6 +170,13 @@ class ImageBusy(ImageError):
 
 class ReadOnlyDevice(StoreError):
     """A write reached a read-only device."""
+
+
+class Tampered(StoreError):
+    """Data is not what a hash tree or an authentication tag says; it never reaches a reader."""
+
+    exit_code = ExitCode.TAMPERED
+    part = "data"
 
 
 class StoreUnavailable(StoreError):
