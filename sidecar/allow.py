@@ -8,7 +8,8 @@ Strategy: each list that is there must be met; each that is absent allows what t
 
 Rules: an unknown member is an error, because a misspelt restriction would not restrict. An empty list allows
 nothing. Callers are known by SO_PEERCRED, which only the Unix socket has: with `callers` set, nothing is
-released over TCP.
+attested or released over TCP. With `keys` or `callers` set, no report is made over a wrapping key of a
+caller's own: with such a token and an access token it could have any key of this guest from the vault itself.
 
 Kind: pure
 """
@@ -22,11 +23,13 @@ from typing import TypeVar
 from sidecar.akv import KeyRef, parse_key_ref, parse_kid
 from sidecar.errors import KeyNotAllowed, MalformedInput
 from sidecar.hosts import Host, parse_host
-from sidecar.strictjson import as_int, as_list, as_object, as_text
+from sidecar.strictjson import as_int, as_list, as_object, as_text, load_object
 from sidecar.web import Peer
 
 _MEMBERS = ("vaults", "authorities", "keys", "callers")
 _HTTPS = 443
+# A key that a vault wraps to is RSA of 2048 bits or more: 342 characters of modulus alone.
+_TOO_SHORT_FOR_A_KEY = 256
 _MAX_ID = (1 << 32) - 2  # the last value of a user id means "none"
 Item = TypeVar("Item")
 
@@ -104,6 +107,28 @@ class Allowed:
                 f"wanted {' or '.join(map(str, self.callers)) or 'none'}",
                 hint="the list is allow.callers of the settings",
             )
+
+    def check_runtime_data(self, data: bytes) -> None:
+        """Refuse runtime data that could hold a wrapping key, where keys or callers are restricted.
+
+        Args:
+            data: what a report is to commit to, of a caller.
+
+        Raises:
+            KeyNotAllowed: it has the member `keys`, or is too long to be told and no strict JSON object.
+        """
+        if (self.keys is None and self.callers is None) or len(data) <= _TOO_SHORT_FOR_A_KEY:
+            return
+        try:
+            if "keys" not in load_object(data, what="runtime_data", max_bytes=len(data)):
+                return
+        except MalformedInput:
+            pass  # a laxer parser than ours may find a key in it
+        raise KeyNotAllowed(
+            "runtime_data: may hold a wrapping key, which the settings leave to the sidecar; wanted up to "
+            f"{_TOO_SHORT_FOR_A_KEY} bytes, or a JSON object without the member 'keys'",
+            hint="allow.keys or allow.callers is set: ask /key/release for the key itself",
+        )
 
 
 ANYTHING = Allowed()

@@ -13,7 +13,8 @@ from __future__ import annotations
 import base64
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -25,7 +26,7 @@ from sidecar.akv import KeyRef, parse_key_ref
 from sidecar.allow import ANYTHING, Allowed
 from sidecar.attesting import Attester, WrappingKeys
 from sidecar.collateral import roots_for
-from sidecar.errors import MalformedInput, SidecarError
+from sidecar.errors import MalformedInput, Overloaded, SidecarError
 from sidecar.jose import b64_any_decode
 from sidecar.maa import report_data_for
 from sidecar.metrics import CONTENT_TYPE, Metrics
@@ -35,7 +36,7 @@ from sidecar.release import Guest, attest
 from sidecar.services import Authority, Services, Vault
 from sidecar.snp.verify import verify_evidence
 from sidecar.strictjson import JsonObject, dump_json, load_object, optional_text, text_member
-from sidecar.web import Handler, Peer, Router, WebRequest, WebResponse, json_response
+from sidecar.web import Handler, Router, WebRequest, WebResponse, json_response
 
 log = logging.getLogger(__name__)
 
@@ -126,8 +127,8 @@ class App:
         router.add("readyz", "GET", "/readyz", self._status)
         router.add("metrics", "GET", "/metrics", self._metrics)
         router.add("openapi", "GET", "/openapi.json", _openapi)
-        router.add("attest-raw", "POST", "/attest/raw", self._acting(_RawRequest.parse, self._raw))
-        combined = self._acting(_RawRequest.parse, self._combined)
+        router.add("attest-raw", "POST", "/attest/raw", self._acting(self._parse_raw, self._raw))
+        combined = self._acting(self._parse_raw, self._combined)
         router.add("attest-combined", "POST", "/attest/combined", combined)
         router.add("attest-maa", "POST", "/attest/maa", self._acting(self._parse_maa, self._maa))
         router.add("key-release", "POST", "/key/release", self._acting(self._parse_release, self._release))
@@ -167,30 +168,42 @@ class App:
 
     def _acting(
         self,
-        parse: Callable[[JsonObject, Peer | None], Wanted],
+        parse: Callable[[JsonObject], Wanted],
         act: Callable[[Wanted], Awaitable[JsonObject]],
     ) -> Handler:
         """A handler that parses the body, acts on it, and puts errors into the contract's shape."""
 
         async def answer(request: WebRequest) -> WebResponse:
             try:
-                wanted = parse(load_object(request.body, what="request"), request.peer)
+                self.allowed.check_caller(request.peer)
+                wanted = parse(load_object(request.body, what="request"))
             except SidecarError as exc:
                 return _error(_REFUSED if exc.http_status == _REFUSED else 400, error_words(exc))
-            if self._at_once >= MAX_AT_ONCE:
-                return _error(503, f"{self._at_once} requests are under way").with_headers(
-                    {"retry-after": "1"}
-                )
-            self._at_once += 1
             try:
-                return json_response(await act(wanted))
+                with self.counted_in():
+                    return json_response(await act(wanted))
+            except Overloaded as exc:
+                return _error(exc.http_status, error_words(exc)).with_headers({"retry-after": "1"})
             except SidecarError as exc:
                 log.info("refused: %s", exc)
                 return _error(_REFUSED, error_words(exc))
-            finally:
-                self._at_once -= 1
 
         return answer
+
+    @contextmanager
+    def counted_in(self) -> Iterator[None]:
+        """Count a request as under way; every protocol's requests together have one bound.
+
+        Raises:
+            Overloaded: too many are.
+        """
+        if self._at_once >= MAX_AT_ONCE:
+            raise Overloaded(f"{self._at_once} requests are under way", hint="ask again in a second")
+        self._at_once += 1
+        try:
+            yield
+        finally:
+            self._at_once -= 1
 
     async def _raw(self, wanted: _RawRequest) -> JsonObject:
         raw = await self.guest.source.read_report(report_data_for(wanted.runtime_data))
@@ -214,14 +227,24 @@ class App:
         # The contract: the JWK is a JSON text inside a JSON string.
         return {"key": dump_json(released.jwk()).decode()}
 
-    def _parse_maa(self, body: JsonObject, peer: Peer | None) -> _MaaRequest:
+    def _parse_raw(self, body: JsonObject) -> _RawRequest:
+        return _RawRequest(self._runtime_data(body))
+
+    def _parse_maa(self, body: JsonObject) -> _MaaRequest:
         authority = self.services.authority(text_member(body, "maa_endpoint", "request"))
-        runtime_data = _runtime_data(body)
+        runtime_data = self._runtime_data(body)
         load_object(runtime_data, what="runtime_data")
         return _MaaRequest(authority, runtime_data)
 
-    def _parse_release(self, body: JsonObject, peer: Peer | None) -> _ReleaseRequest:
-        self.allowed.check_caller(peer)
+    def _runtime_data(self, body: JsonObject) -> bytes:
+        """The decoded runtime data; both base64 alphabets, because the predecessor's clients send either."""
+        data = b64_any_decode(text_member(body, "runtime_data", "request"), what="runtime_data")
+        if not 0 < len(data) <= MAX_RUNTIME_DATA:
+            raise MalformedInput(f"runtime_data: {len(data)} bytes, wanted 1 to {MAX_RUNTIME_DATA}")
+        self.allowed.check_runtime_data(data)
+        return data
+
+    def _parse_release(self, body: JsonObject) -> _ReleaseRequest:
         authority = self.services.authority(text_member(body, "maa_endpoint", "request"))
         vault = self.services.vault(
             text_member(body, "akv_endpoint", "request"),
@@ -236,10 +259,6 @@ class App:
 class _RawRequest:
     runtime_data: bytes
 
-    @classmethod
-    def parse(cls, body: JsonObject, peer: Peer | None) -> _RawRequest:
-        return cls(_runtime_data(body))
-
 
 @dataclass(frozen=True, slots=True)
 class _MaaRequest:
@@ -252,14 +271,6 @@ class _ReleaseRequest:
     authority: Authority
     vault: Vault
     key: KeyRef
-
-
-def _runtime_data(body: JsonObject) -> bytes:
-    """The decoded runtime data; both base64 alphabets, because the predecessor's clients send either."""
-    data = b64_any_decode(text_member(body, "runtime_data", "request"), what="runtime_data")
-    if not 0 < len(data) <= MAX_RUNTIME_DATA:
-        raise MalformedInput(f"runtime_data: {len(data)} bytes, wanted 1 to {MAX_RUNTIME_DATA}")
-    return data
 
 
 def refuse(status: int, code: str, message: str) -> WebResponse:

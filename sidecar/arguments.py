@@ -56,12 +56,22 @@ def add_identity(parser: argparse.ArgumentParser) -> None:
         help="who asks the vault (default: SIDECAR_IDENTITY, else workload identity where its variables are "
         "set, else managed identity; cli: whoever az logged in)",
     )
-    parser.add_argument("--client-id", default="", help="of the managed identity, where there are several")
+    add_managed_identity(parser)
+
+
+def add_managed_identity(parser: argparse.ArgumentParser) -> None:
+    """Declare which managed identity is meant, where a machine has several."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--client-id", default="", metavar="ID", help="managed identity by client id")
+    which.add_argument("--object-id", default="", metavar="ID", help="managed identity by object id")
+    which.add_argument("--resource-id", default="", metavar="ID", help="managed identity by resource id")
 
 
 def identity_of(arguments: argparse.Namespace) -> IdentitySettings:
     """What `add_identity` declared."""
-    return IdentitySettings(IdentityKind(arguments.identity), client_id=arguments.client_id)
+    return IdentitySettings(
+        IdentityKind(arguments.identity), arguments.client_id, arguments.object_id, arguments.resource_id
+    )
 
 
 def settings_with_identity(arguments: argparse.Namespace) -> SidecarSettings:

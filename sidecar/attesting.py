@@ -1,7 +1,8 @@
 """Wrapping keys made ahead, and attestation tokens used again: a request waits for as little as it must.
 
 Strategy: a token commits to one wrapping key, so the two are kept together, one pair per authority, and many
-releases share them. Requests that need a new pair at once wait for one attestation.
+releases share them. Requests that need a new pair at once wait for one attestation, and share its failure:
+an authority that is down must not be asked by each of them in turn.
 
 Rules: a token is used again only while it is far from its end and younger than the settings allow; a vault
 that rejects a token we had at hand is asked once more with a new one, unless the reason is known to be the
@@ -13,6 +14,7 @@ Kind: composition
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -22,7 +24,7 @@ from functools import partial
 import trio
 
 from sidecar.akv import KeyRef, ReleasedKey
-from sidecar.errors import AttestationRejected, PolicyNotMet
+from sidecar.errors import AttestationRejected, PolicyNotMet, SidecarError
 from sidecar.release import AttestationToken, Guest, attest, release_with_token
 from sidecar.services import Authority, Vault
 from sidecar.wrapping import WRAPPING_BITS, WrappingKey
@@ -85,6 +87,8 @@ class _Slot:
 
     lock: trio.Lock = field(default_factory=trio.Lock)
     attested: Attested | None = None
+    failure: SidecarError | None = None
+    failed_at: float = -math.inf  # of the clock that waits are measured by
 
 
 class Attester:
@@ -160,11 +164,20 @@ class Attester:
         self._slots.move_to_end(authority.host.name)
         while len(self._slots) > MAX_AUTHORITIES:
             self._slots.popitem(last=False)
+        asked_at = trio.current_time()
         async with slot.lock:
             if slot.attested is not None and self._is_good(slot.attested):
                 self.reused += 1
                 return slot.attested, True
-            slot.attested = await self._attest(authority)
+            if slot.failure is not None and slot.failed_at > asked_at:
+                # Made anew: one exception raised by many tasks would collect all their tracebacks.
+                raise type(slot.failure)(str(slot.failure), hint=slot.failure.hint) from None
+            slot.attested = slot.failure = None
+            try:
+                slot.attested = await self._attest(authority)
+            except SidecarError as exc:
+                slot.failure, slot.failed_at = exc, trio.current_time()
+                raise
             return slot.attested, False
 
     async def _attest(self, authority: Authority) -> Attested:

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
-from sidecar.arguments import Commands, add_snp, command, read_file, stop_on_signal
+from sidecar.arguments import (
+    Commands,
+    add_identity,
+    add_snp,
+    command,
+    identity_of,
+    read_file,
+    stop_on_signal,
+)
 from sidecar.errors import UsageError
 from sidecar.running import run
 
@@ -27,6 +35,7 @@ if TYPE_CHECKING:
 # In the predecessor's spelling.
 SETTINGS_VARIABLE, PORT_VARIABLE = "SkrSideCarArgs", "Port"
 LEVEL_VARIABLE, FILE_VARIABLE, SERVER_VARIABLE = "LogLevel", "LogFile", "ServerType"
+_OUTDATED = "allowTestingMismatchedTCB"
 _TEACHES = """\
 HTTP: GET /status /readyz /healthz /metrics /openapi.json; POST /attest/raw /attest/combined /attest/maa
 /key/release. Listens on 127.0.0.1 and ::1, or on a Unix socket (mode 0600; 0666 when `callers` are listed),
@@ -41,7 +50,8 @@ Settings (JSON or its base64, also from the variable SkrSideCarArgs), all option
              "callers": [{"uid": N, "gid": N}]},
    "wrapping_bits": 2048, "token_reuse_seconds": 3600}
 Put `allow` into what your security policy measures: then nobody outside can widen it. Callers are known on
-the Unix socket only; with `callers` set, nothing is released over TCP.
+the Unix socket only; with `callers` set, nothing is attested or released over TCP. With `keys` or `callers`
+set, no report is made over a wrapping key of a caller's own.
 
 Prints one line when it is ready; SIGTERM ends it after open requests."""
 _LEVELS = {
@@ -70,22 +80,22 @@ def add_commands(commands: Commands) -> None:
         "--key-directory", type=Path, metavar="DIR", help="where gRPC's WrapKey finds public keys"
     )
     parser.add_argument("--settings", type=Path, metavar="FILE", help="settings, in place of SkrSideCarArgs")
-    parser.add_argument("--client-id", default="", help="of the managed identity, where there are several")
+    add_identity(parser)
     parser.add_argument("--fresh", action="store_true", help="never use an attestation token twice")
     parser.add_argument("--check", action="store_true", help="read the settings, say what they mean, and end")
     add_snp(parser)
 
 
 def _serve(arguments: argparse.Namespace) -> None:
-    from sidecar.config import parse_settings
+    from sidecar.config import ANY_IDENTITY, parse_settings
     from sidecar.serving import ServeOptions
 
     text = os.environ.get(SETTINGS_VARIABLE, "")
     if arguments.settings is not None:
         text = read_file(arguments.settings).decode("utf-8", "replace")
     settings = parse_settings(text)
-    if arguments.client_id:
-        settings = replace(settings, identity=replace(settings.identity, client_id=arguments.client_id))
+    if identity_of(arguments) != ANY_IDENTITY:
+        settings = replace(settings, identity=identity_of(arguments))
     if arguments.fresh:
         settings = replace(settings, reuse_seconds=0)
     tcp = arguments.socket is None or arguments.port is not None
@@ -164,7 +174,7 @@ def _places(port: int | None, path: Path | None) -> list[str]:
 
 def skr(argv: list[str] | None = None) -> NoReturn:
     """The predecessor's command: its flags in Go's spelling, and the variables of its start script."""
-    arguments = _skr_parser().parse_args(argv)
+    arguments = _skr_parser().parse_args(_with_go_booleans(sys.argv[1:] if argv is None else argv))
     level = _LEVELS.get(arguments.loglevel.lower())
     if level is None:
         print(
@@ -203,16 +213,30 @@ def _skr_parser() -> argparse.ArgumentParser:
     flag("keypath", "", "wrapping key: KEYPATH-info.json describes it")
     flag("outfile", "", "where the wrapped data goes")
     parser.add_argument(
-        "-allowTestingMismatchedTCB",
-        "--allowTestingMismatchedTCB",
-        nargs="?",
-        const="true",
-        default="false",
+        f"-{_OUTDATED}",
+        f"--{_OUTDATED}",
+        type=_go_boolean,
+        default=False,
         help="for tests: take the host's certificates as outdated",
     )
     parser.add_argument("settings", nargs="?", default="", help="settings, as the start script takes them")
     parser.add_argument("listen", nargs="?", default="", help="port, as the start script takes it")
     return parser
+
+
+def _with_go_booleans(argv: list[str]) -> list[str]:
+    """Go's boolean flags take a value only after "=": a bare one is true, whatever follows it."""
+    bare = (f"-{_OUTDATED}", f"--{_OUTDATED}")
+    return [f"{word}=true" if word in bare else word for word in argv]
+
+
+def _go_boolean(text: str) -> bool:
+    """The words of Go's strconv.ParseBool."""
+    if text in ("1", "t", "T", "true", "TRUE", "True"):
+        return True
+    if text in ("0", "f", "F", "false", "FALSE", "False"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
 
 
 def _skr(arguments: argparse.Namespace) -> None:
@@ -230,7 +254,7 @@ def _skr(arguments: argparse.Namespace) -> None:
     options = ServeOptions(
         port=None if grpc else int(text),
         grpc_port=int(text) if grpc else None,
-        outdated=arguments.allowTestingMismatchedTCB.lower() in ("1", "t", "true"),
+        outdated=arguments.allowTestingMismatchedTCB,
     )
     serve_until_signal(options, settings)
 

@@ -18,7 +18,8 @@
     |   `-- ReleaseRefused      8  403  the vault refused to release the key
     |       `-- AttestationRejected 8  403  it does not accept the attestation token, or not for this key
     |           `-- PolicyNotMet        8  403  the token misses claims of the release policy, named here
-    `-- IdentityError       9  403  no access token could be had
+    |-- IdentityError       9  403  no access token could be had
+    `-- Overloaded         17  503  too many requests are under way
 
 Rules: a message names the object, the value seen, then the value wanted; `hint` says what to do next.
 No error text ever holds a secret. Only `app` maps errors to HTTP, only `cli` to exit codes.
@@ -51,6 +52,7 @@ class ExitCode(IntEnum):
     ENDORSEMENT_REJECTED = 14
     HOST_NOT_ALLOWED = 15
     KEY_NOT_ALLOWED = 16
+    OVERLOADED = 17
     INTERRUPTED = 130
 
 
@@ -180,3 +182,10 @@ class KeyNotAllowed(UsageError):
 
     exit_code = ExitCode.KEY_NOT_ALLOWED
     http_status = 403
+
+
+class Overloaded(SidecarError):
+    """Too many requests are under way to start another one."""
+
+    exit_code = ExitCode.OVERLOADED
+    http_status = 503

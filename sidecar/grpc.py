@@ -5,8 +5,9 @@ it arrives and every message is answered in turn, which serves unary calls and t
 have (reflection, one answer per question) alike.
 
 Rules: a message above the limit, a compressed one, or a stream that ends within a frame is refused; the
-caller's deadline ends the work; a defect of ours becomes INTERNAL, its cause only in the log. Without the
-service's own error no status text is made up from messages.
+caller's deadline ends the work; a defect of ours becomes INTERNAL, its cause only in the log. A status always
+travels as trailers behind headers: one in the place of headers must end the stream in the same frame, which
+ASGI cannot say, and some clients see a broken stream then.
 
 Spec: gRPC over HTTP/2; statuses and their meaning: gRPC status codes.
 
@@ -30,7 +31,7 @@ from sidecar.errors import MalformedInput
 
 log = logging.getLogger(__name__)
 
-MAX_MESSAGE = 4 << 20  # bytes; gRPC's own default
+MAX_MESSAGE = 256 << 10  # bytes, as the HTTP API; a layer's key options have some thousand
 MAX_DEADLINE = 120.0  # seconds, also for callers that set none
 _FRAME = struct.Struct(">BI")
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])", re.ASCII)
@@ -93,6 +94,8 @@ def grpc_app(endpoints: Mapping[str, Endpoint], *, done: Callable[[str, Code], N
             await _plain(send, 415, b"this port speaks gRPC\n")
         elif "http.response.trailers" not in scope["extensions"] or scope["http_version"] != "2":
             await _plain(send, 505, b"gRPC needs HTTP/2\n")
+        elif scope["method"] != "POST" or headers.get(b"te") != b"trailers":
+            await _plain(send, 400, b"a gRPC call is a POST that accepts trailers\n")
         else:
             await _call(endpoints, scope, receive, send, _deadline(headers), done)
 
@@ -109,28 +112,37 @@ async def _call(
 ) -> None:
     path = bytes(scope["raw_path"]).decode("latin-1")
     endpoint = endpoints.get(path)
-    if endpoint is None:
-        await _fail(send, Code.UNIMPLEMENTED, "no such method")
-        return
     answering = _Answering(send)
-    code, words = Code.OK, ""
+    try:
+        if endpoint is None:
+            code, words = Code.UNIMPLEMENTED, "no such method"
+        else:
+            code, words = await _outcome(path, endpoint, receive, answering, deadline)
+            done(path, code)
+        await answering.end(code, words)
+    except _Gone:
+        log.debug("%s: the caller left early", path[:100])
+
+
+async def _outcome(
+    path: str, endpoint: Endpoint, receive: Receive, answering: _Answering, deadline: float
+) -> tuple[Code, str]:
+    """Answer a call's messages; how it ended."""
     try:
         with trio.fail_after(deadline):
             await _answer(endpoint, receive, answering)
     except GrpcError as exc:
-        code, words = exc.code, str(exc)
+        return exc.code, str(exc)
     except MalformedInput as exc:
-        code, words = Code.INVALID_ARGUMENT, str(exc)
+        return Code.INVALID_ARGUMENT, str(exc)
     except trio.TooSlowError:
-        code, words = Code.DEADLINE_EXCEEDED, f"no answer within {deadline:g} s"
+        return Code.DEADLINE_EXCEEDED, f"no answer within {deadline:g} s"
     except _Gone:
-        log.debug("%s: the caller left early", path)
-        return
+        raise
     except Exception:
         log.exception("%s: failed", path)
-        code, words = Code.INTERNAL, "the service failed; its log has the cause"
-    done(path, code)
-    await answering.end(code, words)
+        return Code.INTERNAL, "the service failed; its log has the cause"
+    return Code.OK, ""
 
 
 async def _answer(endpoint: Endpoint, receive: Receive, answering: _Answering) -> None:
@@ -178,41 +190,30 @@ class _Answering:
         self._started = False
 
     async def send(self, message: bytes) -> None:
-        if not self._started:
-            await self._send(_start({b"content-type": b"application/grpc"}, trailers=True))
-            self._started = True
+        await self._start()
         body = _FRAME.pack(0, len(message)) + message
         await self._to_caller({"type": "http.response.body", "body": body, "more_body": True})
 
     async def end(self, code: Code, words: str) -> None:
-        if not self._started:
-            await _fail(self._send, code, words)
-            return
+        await self._start()
         await self._to_caller({"type": "http.response.body", "body": b"", "more_body": False})
         await self._to_caller(
             {"type": "http.response.trailers", "headers": list(_status(code, words).items())}
         )
+
+    async def _start(self) -> None:
+        if not self._started:
+            self._started = True
+            headers = [(b"content-type", b"application/grpc")]
+            await self._to_caller(
+                {"type": "http.response.start", "status": 200, "headers": headers, "trailers": True}
+            )
 
     async def _to_caller(self, event: dict[str, object]) -> None:
         try:
             await self._send(event)
         except (trio.BrokenResourceError, trio.BusyResourceError, trio.ClosedResourceError):
             raise _Gone from None
-
-
-async def _fail(send: Send, code: Code, words: str) -> None:
-    """A response that is its trailers only, in the place of headers."""
-    await send(_start({b"content-type": b"application/grpc"} | _status(code, words), trailers=False))
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def _start(headers: Mapping[bytes, bytes], *, trailers: bool) -> dict[str, object]:
-    event: dict[str, object] = {
-        "type": "http.response.start",
-        "status": 200,
-        "headers": list(headers.items()),
-    }
-    return event | ({"trailers": True} if trailers else {})
 
 
 def _status(code: Code, words: str) -> dict[bytes, bytes]:

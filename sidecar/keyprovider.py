@@ -28,7 +28,14 @@ from sidecar import ocicrypt
 from sidecar.akv import parse_key_ref
 from sidecar.app import App, error_words
 from sidecar.asgi import PEER, AsgiApp, Receive, Scope, Send
-from sidecar.errors import MalformedInput, ReportUnavailable, SidecarError, UsageError
+from sidecar.errors import (
+    KeyNotAllowed,
+    MalformedInput,
+    Overloaded,
+    ReportUnavailable,
+    SidecarError,
+    UsageError,
+)
 from sidecar.grpc import Code, Endpoint, GrpcError, grpc_app
 from sidecar.grpcreflect import PATHS, reflect
 from sidecar.jwk import parse_jwk
@@ -69,6 +76,14 @@ SERVICE = Service(
             "SayHello", message("HelloRequest", ("name", _TEXT)), message("HelloReply", ("message", _TEXT))
         ),
     ),
+)
+# The most specific class first.
+_CODES: tuple[tuple[type[SidecarError], Code], ...] = (
+    (MalformedInput, Code.INVALID_ARGUMENT),
+    (ReportUnavailable, Code.FAILED_PRECONDITION),
+    (UsageError, Code.PERMISSION_DENIED),  # hosts, keys and callers that are not allowed
+    (Overloaded, Code.RESOURCE_EXHAUSTED),
+    (SidecarError, Code.UNKNOWN),
 )
 Fields = dict[str, bytes]
 Answer = dict[str, str | bytes]
@@ -111,10 +126,21 @@ class _Provider:
             "SayHello": self._hello,
         }
         found = {
-            f"/{SERVICE.full_name}/{method.name}": Endpoint(partial(_run, method, acts[method.name]))
+            f"/{SERVICE.full_name}/{method.name}": Endpoint(partial(self._run, method, acts[method.name]))
             for method in SERVICE.methods
         }
         return found | {path: Endpoint(_reflect, streaming=True) for path in PATHS}
+
+    async def _run(self, method: Method, act: Callable[[Fields], Awaitable[Answer]], data: bytes) -> bytes:
+        """Decode, act, encode; our errors become statuses."""
+        try:
+            fields = method.request.parse(data)
+            self._app.allowed.check_caller(self._peer)
+            with self._app.counted_in():
+                return method.response.build(await act(fields))
+        except SidecarError as exc:
+            code = next(code for kind, code in _CODES if isinstance(exc, kind))
+            raise GrpcError(code, error_words(exc)) from exc
 
     async def _wrap(self, fields: Fields) -> Answer:
         wanted = ocicrypt.parse_wrap_input(fields["key_provider_key_wrap_protocol_input"])
@@ -125,6 +151,8 @@ class _Provider:
         read = partial(read_key_info, wanted.key_path, folder=self._key_directory)
         try:
             packet = ocicrypt.wrap_options(wanted.options, await trio.to_thread.run_sync(read))
+        except KeyNotAllowed:
+            raise
         except SidecarError as exc:
             raise GrpcError(Code.INTERNAL, error_words(exc)) from exc
         return {"key_provider_key_wrap_protocol_output": ocicrypt.build_wrap_output(packet)}
@@ -133,7 +161,6 @@ class _Provider:
         packet = ocicrypt.parse_unwrap_input(fields["key_provider_key_wrap_protocol_input"])
         key = parse_key_ref(packet.kid)
         app = self._app
-        app.allowed.check_caller(self._peer)
         authority = app.services.authority(packet.attester_endpoint)
         vault = app.services.vault(packet.kms_endpoint)
         app.allowed.check_key(vault.host, key)
@@ -149,7 +176,9 @@ class _Provider:
         return {"key_provider_key_wrap_protocol_output": ocicrypt.build_unwrap_output(options)}
 
     async def _report(self, fields: Fields) -> Answer:
-        raw = await self._app.guest.source.read_report(report_data_for(fields["report_data_hex_string"]))
+        data = fields["report_data_hex_string"]
+        self._app.allowed.check_runtime_data(data)
+        raw = await self._app.guest.source.read_report(report_data_for(data))
         return {"report_hex_string": raw.report.hex()}
 
     async def _evidence(self, fields: Fields) -> Answer:
@@ -157,6 +186,7 @@ class _Provider:
             data = base64.b64decode(fields["b64_runtime_data_string"], validate=True)
         except binascii.Error:
             raise GrpcError(Code.FAILED_PRECONDITION, "runtime data: not base64") from None
+        self._app.allowed.check_runtime_data(data)
         evidence = await self._app.guest.evidence(report_data_for(data))
         return {
             "endorsed_tcb": f"{evidence.collateral.tcbm:016x}",
@@ -167,20 +197,6 @@ class _Provider:
 
     async def _hello(self, fields: Fields) -> Answer:
         return {"message": "Hello " + fields["name"].decode()}
-
-
-async def _run(method: Method, act: Callable[[Fields], Awaitable[Answer]], data: bytes) -> bytes:
-    """Decode, act, encode; our errors become statuses."""
-    try:
-        return method.response.build(await act(method.request.parse(data)))
-    except MalformedInput as exc:
-        raise GrpcError(Code.INVALID_ARGUMENT, error_words(exc)) from exc
-    except ReportUnavailable as exc:
-        raise GrpcError(Code.FAILED_PRECONDITION, error_words(exc)) from exc
-    except UsageError as exc:  # hosts, keys and callers that are not allowed
-        raise GrpcError(Code.PERMISSION_DENIED, error_words(exc)) from exc
-    except SidecarError as exc:
-        raise GrpcError(Code.UNKNOWN, error_words(exc)) from exc
 
 
 async def _reflect(data: bytes) -> bytes:

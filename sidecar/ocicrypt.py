@@ -74,7 +74,7 @@ class WrapInput:
 
 def parse_wrap_input(data: bytes) -> WrapInput:
     """Read a keywrap request; MalformedInput when it is not one of ours."""
-    parameters = _object(load_object(data, what=_INPUT), "keywrapparams", _INPUT)
+    parameters = _parameters(data, "keywrap")
     agent = _agent(_object(parameters, "ec", _INPUT))
     name, colon, key_path = agent.partition(":")
     if not colon or not key_path:
@@ -85,9 +85,18 @@ def parse_wrap_input(data: bytes) -> WrapInput:
 
 def parse_unwrap_input(data: bytes) -> AnnotationPacket:
     """Read a keyunwrap request; MalformedInput when it is not one of ours."""
-    parameters = _object(load_object(data, what=_INPUT), "keyunwrapparams", _INPUT)
+    parameters = _parameters(data, "keyunwrap")
     _check_agent(_agent(_object(parameters, "dc", _INPUT)))
     return parse_packet(_base64(_text(parameters, "annotation", _INPUT), f"{_INPUT}: annotation"))
+
+
+def _parameters(data: bytes, operation: str) -> JsonObject:
+    """The parameters of the operation, which must be the one that is asked for where it is named."""
+    body = load_object(data, what=_INPUT)
+    named = _text(body, "op", _INPUT)
+    if named not in ("", operation):
+        raise MalformedInput(f"{_INPUT}: op is {named[:32]!r}, wanted {operation!r}")
+    return _object(body, f"{operation}params", _INPUT)
 
 
 def _agent(config: JsonObject) -> str:

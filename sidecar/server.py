@@ -118,11 +118,13 @@ def bind_unix(path: Path, *, mode: int = 0o600) -> socket.socket:
     """A bound Unix socket with its mode set before it listens; a stale socket in its place is replaced.
 
     Raises:
-        UsageError: something other than a socket is there, or it cannot be bound.
+        UsageError: a socket that is served, or something else, is there, or it cannot be bound.
     """
     found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if path.is_socket():
+            if _is_served(path):
+                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
             path.unlink()
         found.bind(os.fspath(path))
         path.chmod(mode)
@@ -130,6 +132,14 @@ def bind_unix(path: Path, *, mode: int = 0o600) -> socket.socket:
         found.close()
         raise UsageError(f"socket {path}: {exc.strerror or exc}") from exc
     return found
+
+
+def _is_served(path: Path) -> bool:
+    """Whether somebody accepts connections there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        # A full backlog gives EAGAIN: served, and busy.
+        return probe.connect_ex(os.fspath(path)) in (0, errno.EAGAIN)
 
 
 def server_tls(certificate: Path, key: Path) -> ssl.SSLContext:
@@ -205,7 +215,14 @@ async def _serve_unix(
     context = WorkerContext(None)
 
     async def connection(stream: trio.SocketStream) -> None:
-        framework = wrap_app(_with_peer(app, _peer(stream.socket)), 0, "asgi")
+        try:
+            peer = _peer(stream.socket)
+        except OSError as exc:
+            # Nobody is served whom we do not know.
+            _log.info("a connection without credentials: %s", exc)
+            await stream.aclose()
+            return
+        framework = wrap_app(_with_peer(app, peer), 0, "asgi")
         # The listener hands out plain streams only; the annotation there is of TLS.
         await TCPServer(framework, config, context, ConnectionState({}), stream)  # type: ignore[arg-type]
 
