@@ -13,9 +13,12 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import trio
 
+from encfs.blobs import BlobAccess, open_access
+from encfs.block.blob import BlobDevice
 from encfs.block.file import FileDevice, open_file
 from encfs.errors import EncfsError, TruncatedImage
 from encfs.keys import Secret
@@ -46,23 +49,29 @@ class UnlockOptions:
     accept_changed_header: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
-    """An open image with its checked header; `header_source` is where the header and keyslots lie."""
+S = TypeVar("S", FileDevice, BlobDevice)
 
-    path: Path
-    source: FileDevice
-    header_source: FileDevice
+
+@dataclass(frozen=True, slots=True)
+class Image(Generic[S]):
+    """An open image with its checked header; `header_source` is where the header and keyslots lie.
+
+    `place` is its path or address.
+    """
+
+    place: Path | BlobAccess
+    source: S
+    header_source: S | FileDevice
     header: Header
 
-    def close(self) -> None:
-        """Close both files."""
+    async def aclose(self) -> None:
+        """Close both."""
         self.close_header()
-        self.source.close()
+        await self.source.aclose()
 
     def close_header(self) -> None:
         """Close the file of a detached header."""
-        if self.header_source is not self.source:
+        if isinstance(self.header_source, FileDevice) and self.header_source is not self.source:
             self.header_source.close()
 
     def unlock(self, passphrase: Secret, options: UnlockOptions) -> Unlocked:
@@ -72,7 +81,7 @@ class Image:
             WrongKey: no keyslot opens with it.
             ImageError: the header is refused.
         """
-        with naming(self.path):
+        with naming(self.place):
             return unlock(
                 self.header,
                 passphrase,
@@ -91,8 +100,8 @@ def open_image(
     read_only: bool,
     lock: bool = True,
     direct: bool = True,
-) -> Image:
-    """Open an image, read its header once and check it.
+) -> Image[FileDevice]:
+    """Open a local image, read its header once and check it.
 
     Args:
         path: the image.
@@ -121,46 +130,84 @@ def open_image(
     return Image(path, source, header_source, header)
 
 
-async def open_volume(
-    path: Path, passphrase: Secret, *, read_only: bool, options: UnlockOptions | None = None
-) -> Volume:
-    """Open, lock and unlock a local image.
+async def open_place(
+    place: Path | BlobAccess, options: UnlockOptions, *, read_only: bool, lock: bool = True
+) -> Image[FileDevice] | Image[BlobDevice]:
+    """Open a local image or a blob; see `open_image`. A blob is locked by its lease, when it is written.
 
     Raises:
-        ImageError: what is wrong with the image.
+        ImageError, StoreError: what is wrong with the image, or with the way to it.
+    """
+    if isinstance(place, Path):
+        return open_image(place, options, read_only=read_only, lock=lock)
+    source = await open_access(place, read_only=read_only)
+    try:
+        # In a thread: the format code reads when it likes, and the blob is read on our event loop meanwhile.
+        return await trio.to_thread.run_sync(_read_blob_header, place, source, options)
+    except BaseException:
+        with trio.CancelScope(shield=True):
+            await source.aclose()
+        raise
+
+
+def _read_blob_header(access: BlobAccess, source: BlobDevice, options: UnlockOptions) -> Image[BlobDevice]:
+    if options.header is None:
+        with naming(access):
+            return Image(access, source, source, read_header(source.read_exactly, source.size))
+    header_source = open_file(options.header, read_only=True, lock=False)
+    try:
+        with naming(options.header):
+            header = read_header(header_source.read_exactly, header_source.size, data_size=source.size)
+    except BaseException:
+        header_source.close()
+        raise
+    return Image(access, source, header_source, header)
+
+
+async def open_volume(
+    place: Path | BlobAccess, passphrase: Secret, *, read_only: bool, options: UnlockOptions | None = None
+) -> Volume:
+    """Open, lock and unlock an image.
+
+    Raises:
+        ImageError, StoreError: what is wrong with the image, or with the way to it.
         WrongKey: no keyslot opens with this passphrase.
     """
     options = options or UnlockOptions()
-    image = open_image(path, options, read_only=read_only)
+    image = await open_place(place, options, read_only=read_only)
     try:
         warn(image)
         unlocked = await trio.to_thread.run_sync(image.unlock, passphrase, options)
     except BaseException:
-        image.source.close()
+        with trio.CancelScope(shield=True):
+            await image.source.aclose()
         raise
     finally:
         image.close_header()
     return volume_of(image, unlocked)
 
 
-def volume_of(image: Image, unlocked: Unlocked) -> Volume:
-    """What a session serves; takes over the image's data file."""
+def volume_of(image: Image[FileDevice] | Image[BlobDevice], unlocked: Unlocked) -> Volume:
+    """What a session serves; takes over the image's data file or blob."""
     segment = unlocked.segment
     geometry = SegmentGeometry(segment.offset, segment.size, segment.sector_size, segment.iv_tweak)
-    return Volume(image.source, str(image.path), geometry, unlocked.volume_key, image.source.read_only)
+    source = image.source
+    access = image.place if isinstance(image.place, BlobAccess) else None
+    return Volume(source, str(image.place), geometry, unlocked.volume_key, source.read_only, access=access)
 
 
-def warn(image: Image) -> None:
+def warn(image: Image[FileDevice] | Image[BlobDevice]) -> None:
     """Log what is not as it should be, though the image opens."""
     for warning in image.header.warnings:
-        log.warning("image %s: %s", image.path, warning)
+        log.warning("image %s: %s", image.place, warning)
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(place: Path | BlobAccess) -> Iterator[None]:
     """Say in an error which image it is about; the format code below knows only bytes."""
     try:
         yield
     except EncfsError as exc:
-        exc.args = (f"image {path}: {str(exc).removeprefix('image: ')}",)
+        if not str(exc).startswith("image ") or isinstance(place, Path):
+            exc.args = (f"image {place}: {str(exc).removeprefix('image: ')}",)
         raise
