@@ -38,6 +38,18 @@ async def open_cache(below: BlockDevice, settings: CacheSettings) -> AsyncIterat
             nursery.cancel_scope.cancel()
 
 
+async def serve_cache(
+    below: BlockDevice,
+    settings: CacheSettings,
+    *,
+    task_status: trio.TaskStatus[Cache] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """A cache as a task, for `nursery.start`; it ends when the cache is closed."""
+    async with open_cache(below, settings) as cache:
+        task_status.started(cache)
+        await trio.sleep_forever()
+
+
 class Cache:
     """`below`, cached. Make it with `open_cache`.
 
@@ -171,6 +183,7 @@ class Cache:
             fetches=self._fetcher.requests,
             put=self._store.bytes,
             puts=self._store.requests,
+            answered=self._fetcher.answered + self._store.answered,
         )
 
 

@@ -88,6 +88,7 @@ class Fetcher:
         self._loads: dict[int, list[Load]] = {}
         self.bytes = 0
         self.requests = 0
+        self.answered = 0
         for _ in range(settings.fetches):
             nursery.start_soon(self._fetch_guesses)
 
@@ -195,6 +196,7 @@ class Fetcher:
             async with self._pool.take(length) as buffer:
                 self.requests += 1
                 await self._below.read_into(offset, buffer)
+                self.answered += 1
                 self.bytes += length
                 self._store(load, buffer)
         except EncfsError as exc:

@@ -124,6 +124,7 @@ class CacheState:
         hits, misses: pages asked for that were there, and that had to be waited for.
         fetched, fetches: bytes and requests of reading.
         put, puts: bytes and requests of storing.
+        answered: requests of both kinds that succeeded.
     """
 
     capacity: int
@@ -138,3 +139,4 @@ class CacheState:
     fetches: int
     put: int
     puts: int
+    answered: int

@@ -97,6 +97,7 @@ class WriteBack:
         self.failures = 0
         self.bytes = 0
         self.requests = 0
+        self.answered = 0
 
     def wrote(self, block: Block, mask: int) -> None:
         """Pages of a block were changed by an accepted write."""
@@ -200,6 +201,7 @@ class WriteBack:
                 log.exception("storing %d bytes at %d failed", length, offset)
             self._failed(put, exc)
         else:
+            self.answered += 1
             self.bytes += length
             self._stored(put)
         self._in_flight -= 1

@@ -1,7 +1,7 @@
 """A block device whose requests take time and fail on demand, and that watches over who uses it.
 
 It notes in `violations` what a cache must never do to a store: two puts of one page at a time, a put of a
-page that nobody wrote, data that changes while it is put. (Raising would not do: a cache survives a failed put.)
+page that nobody wrote, data that changes while it is put. (Raising would not do: a cache survives that.)
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from fakes.device_contract import check_against_model, check_read_only, check_re
 from fakes.faulty_device import PAGE, Fault, FaultyDevice
 from trio.testing import MockClock
 
-from encfs.block.cache import Cache, open_cache
+from encfs.block.cache import Cache, open_cache, serve_cache
 from encfs.block.cachesettings import DEMAND, CacheSettings, sized
 from encfs.block.device import BlockDevice, read
 from encfs.block.memory import MemoryDevice
@@ -63,10 +63,9 @@ class TestContract:
         ready = trio.Event()
 
         async def live() -> None:
-            async with open_cache(below, small(read_ahead=4 * BLOCK)) as cache:
-                opened.append(cache)
+            async with trio.open_nursery() as nursery:
+                opened.append(await nursery.start(serve_cache, below, small(read_ahead=4 * BLOCK)))
                 ready.set()
-                await trio.sleep_forever()
 
         trio.lowlevel.spawn_system_task(live)
         await ready.wait()
