@@ -17,20 +17,21 @@ import logging
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import trio
 
 from encfs import residency, rundir
 from encfs.agentstale import clear_place, clear_runs
-from encfs.agentvolume import AgentVolume, State
+from encfs.agentvolume import AgentVolume, Limits, State
 from encfs.errors import EncfsError, ExitCode, Interrupted, StoreError, first_error
 from encfs.keys import Secret
 from encfs.settings import AgentSettings, VolumeSettings
 
 log = logging.getLogger(__name__)
 
-KeyFor = Callable[[VolumeSettings], Callable[[], Awaitable[Secret]]]
+PassphraseOf = Callable[[VolumeSettings], Awaitable[Secret]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +40,23 @@ class AgentOptions:
 
     Attributes:
         result: file that says whether everything was mounted; details go beside it. None for no file.
-        deadline: after which a driver that answers nothing is cut off.
+        file_deadline, blob_deadline: after which a driver that answers nothing is cut off.
+        lease_wait: for a lease to run out that an earlier life, or another agent, has.
         drain: for unmounting at the end.
         unhealthy_after: how long a volume may be down before the agent calls itself unhealthy.
     """
 
     result: Path | None = None
-    deadline: float = 60.0
+    file_deadline: float = 60.0
+    blob_deadline: float = 150.0
+    lease_wait: float = 70.0
     drain: float = 25.0
     unhealthy_after: float = 120.0
+
+    def limits(self, volume: VolumeSettings) -> Limits:
+        """Those of one volume."""
+        is_file = isinstance(volume.image, str)
+        return Limits(self.file_deadline if is_file else self.blob_deadline, self.lease_wait)
 
 
 class Agent:
@@ -56,15 +65,15 @@ class Agent:
     Args:
         settings: which.
         options: how.
-        key_for: how a volume's key is had.
+        passphrase_of: how the key of a volume is had.
     """
 
-    def __init__(self, settings: AgentSettings, options: AgentOptions, key_for: KeyFor) -> None:
+    def __init__(self, settings: AgentSettings, options: AgentOptions, passphrase_of: PassphraseOf) -> None:
         self.options = options
         self.draining = False
         self._top = rundir.run_root() / "agent"
         self.volumes = [
-            AgentVolume(volume, self._folder(volume), key_for(volume), deadline=options.deadline)
+            AgentVolume(volume, self._folder(volume), partial(passphrase_of, volume), options.limits(volume))
             for volume in settings.volumes
         ]
 

@@ -28,6 +28,7 @@ from encfs.agentmetrics import CONTENT_TYPE, Snapshot, metrics_text
 from encfs.agentvolume import AgentVolume, State
 from encfs.azure import Router, WebRequest, WebResponse, json_response
 from encfs.errors import EncfsError
+from encfs.health import LEASES, Reading
 
 log = logging.getLogger(__name__)
 
@@ -129,8 +130,23 @@ def snapshot(volume: AgentVolume) -> Snapshot:
         driver_pid=None if driver is None else driver.pid,
         requests=0 if reading is None else reading.begun,
         in_flight=0 if reading is None else reading.in_flight,
-        store=None,
+        store=None if reading is None else _store(reading, is_blob=not isinstance(settings.image, str)),
     )
+
+
+def _store(reading: Reading, *, is_blob: bool) -> dict[str, object]:
+    """How the driver stands with its store; a local image is written before a write is answered."""
+    if not is_blob:
+        return {"kind": "file", "dirty_bytes": 0}
+    return {
+        "kind": "blob",
+        "dirty_bytes": reading.dirty,
+        "accepted_generation": reading.accepted,
+        "stored_generation": reading.stored,
+        "failures": reading.failures,
+        "lease": LEASES[reading.lease],
+        "token_expiry": reading.token_expiry or None,
+    }
 
 
 def _json(value: object, status: int = 200) -> WebResponse:

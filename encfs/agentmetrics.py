@@ -61,6 +61,11 @@ def _stored(name: str) -> Callable[[Snapshot], float | None]:
     return value
 
 
+def _lease_held(snapshot: Snapshot) -> float | None:
+    lease = None if snapshot.store is None else snapshot.store.get("lease")
+    return None if lease in (None, "none") else float(lease == "held")
+
+
 _METRICS = (
     _Metric(
         "volume_mounted", "gauge", "1 while the volume is mounted.", lambda s: float(s.state == "mounted")
@@ -76,11 +81,19 @@ _METRICS = (
     _Metric("driver_requests_in_flight", "gauge", "Requests not answered yet.", lambda s: s.in_flight),
     _Metric("store_dirty_bytes", "gauge", "Written, and not known to be stored.", _stored("dirty_bytes")),
     _Metric(
-        "store_accepted_generation", "counter", "Number of the last write accepted.", _stored("accepted")
+        "store_accepted_generation",
+        "counter",
+        "Number of the last write accepted.",
+        _stored("accepted_generation"),
     ),
-    _Metric("store_stored_generation", "counter", "Every write up to this one is stored.", _stored("stored")),
+    _Metric(
+        "store_stored_generation",
+        "counter",
+        "Every write up to this one is stored.",
+        _stored("stored_generation"),
+    ),
     _Metric("store_failures_total", "counter", "Requests to the store that failed.", _stored("failures")),
-    _Metric("store_lease_held", "gauge", "1 while the blob's lease is ours.", _stored("lease_held")),
+    _Metric("store_lease_held", "gauge", "1 while the blob's lease is ours.", _lease_held),
     _Metric(
         "token_expiry_seconds", "gauge", "When the store's token expires, Unix time.", _stored("token_expiry")
     ),

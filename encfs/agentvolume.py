@@ -19,6 +19,7 @@ import os
 import shutil
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -28,11 +29,11 @@ from encfs import agentplace, mount, rundir
 from encfs.agentlog import current_volume
 from encfs.agentplace import Place
 from encfs.blobs import BlobAccess
-from encfs.errors import EncfsError, MountError, MountPointBusy, first_error
+from encfs.errors import EncfsError, ImageBusy, MountError, MountPointBusy, first_error
 from encfs.filesystem import KernelFileSystem
 from encfs.keys import Secret
 from encfs.opening import UnlockOptions, open_volume
-from encfs.session import Phase, Session
+from encfs.session import Phase, Session, Volume
 from encfs.settings import VolumeSettings
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0
 _SHUT_DOWN_SECONDS = 5.0
 _BUSY_POLL = 0.2
+_LEASE_POLL = 2.0
 # Of the time for draining: how long open files are waited for before they are cut off.
 _PATIENCE = 0.6
 
@@ -54,6 +56,14 @@ class State(StrEnum):
     DRAINING = "draining"
     CLOSED = "closed"
     FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds after which a silent driver is cut off, and how long another's lease is waited for."""
+
+    deadline: float
+    lease_wait: float
 
 
 class HeldFileSystem(KernelFileSystem):
@@ -79,11 +89,11 @@ class AgentVolume:
         settings: which.
         folder: run directory of the volume.
         passphrase: releases its key.
-        deadline: seconds after which a driver that answers nothing is cut off.
+        limits: of time.
     """
 
     def __init__(
-        self, settings: VolumeSettings, folder: Path, passphrase: Passphrase, *, deadline: float
+        self, settings: VolumeSettings, folder: Path, passphrase: Passphrase, limits: Limits
     ) -> None:
         self.settings = settings
         self.state = State.WAITING
@@ -97,7 +107,7 @@ class AgentVolume:
         self._folder = folder
         self._ask_passphrase = passphrase
         self._passphrase: Secret | None = None
-        self._deadline = deadline
+        self._limits = limits
         self._held: list[Path] = []
         self._drain_by: float | None = None
         self._drain = trio.Event()
@@ -169,15 +179,10 @@ class AgentVolume:
             self._passphrase = await self._ask_passphrase()
         shown = next(folder for folder in self.place.folders if folder not in self._held)
         agentplace.make_folder(shown)
-        volume = await open_volume(
-            self._image(),
-            self._passphrase,
-            read_only=not self.settings.read_write,
-            options=self._unlock_options(),
-        )
+        volume = await self._open(self._passphrase)
         device = self._folder / "device"
         device.mkdir(mode=0o700, parents=True, exist_ok=True)
-        session = Session(volume, device, deadline=self._deadline)
+        session = Session(volume, device, deadline=self._limits.deadline)
         file_system = HeldFileSystem(sector_size=volume.segment.sector_size, read_only=volume.read_only)
         try:
             async with trio.open_nursery() as nursery:
@@ -226,19 +231,42 @@ class AgentVolume:
             nursery.start_soon(end_with, session.ended)
             nursery.start_soon(end_with, self._drain)
 
+    async def _open(self, passphrase: Secret) -> Volume:
+        """Open and unlock the image; waits for a lease that an earlier life may have left."""
+        until = trio.current_time() + (self._limits.lease_wait if self.state is State.STARTING else 0)
+        said = False
+        while True:
+            try:
+                return await open_volume(
+                    self._image(),
+                    passphrase,
+                    read_only=not self.settings.read_write,
+                    options=self._unlock_options(),
+                )
+            except ImageBusy as exc:
+                if isinstance(self.settings.image, str) or trio.current_time() >= until:
+                    raise
+                if not said:
+                    log.warning("%s; waiting up to %.0f s for it", exc, until - trio.current_time())
+                    said = True
+            await trio.sleep(_LEASE_POLL)
+
     def _image(self) -> Path | BlobAccess:
         settings = self.settings
         if isinstance(settings.image, str):
             return Path(settings.image)
         # Taken over once: an agent that lost its lease later lost it to somebody who meant it.
         take_over = settings.take_over and not self.restarts
-        return BlobAccess(settings.image, settings.private, settings.client_id, take_over)
+        return BlobAccess(
+            settings.image, settings.private, settings.client_id, take_over=take_over, cache=settings.cache
+        )
 
     def _unlock_options(self) -> UnlockOptions:
         header = self.settings.header
         return UnlockOptions(
             header=None if header is None else Path(header),
             require_authenticated=self.settings.require_authenticated_header,
+            root_hash=self.settings.root_hash,
         )
 
     def _write_state(self, session: Session, shown: Path, loop: int | None) -> None:

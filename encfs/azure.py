@@ -11,16 +11,23 @@ import os
 import socket
 import ssl
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
+
+import trio
 
 from encfs import errors as ours
 from encfs.config import MAX_CONFIG, KeyConfig, parse_key_config
 from encfs.keys import Secret, passphrase_from_jwk
+from encfs.settings import CertCache
 from sidecar import errors as theirs
-from sidecar.client import ReleaseSettings, release
+from sidecar.client import ReleaseClient, ReleaseSettings, open_client, release
+from sidecar.config import IdentitySettings, SidecarSettings
 from sidecar.hosts import Hosts
 from sidecar.http import CA_VARIABLE, tls_context
 from sidecar.identity import TokenSource, choose_identity
+from sidecar.redact import redact as redact
+from sidecar.snp.endpoints import CertificateEndpoint, EndpointKind
 from sidecar.web import Handler
 from sidecar.web import Router as Router
 from sidecar.web import WebRequest as WebRequest
@@ -40,34 +47,83 @@ _STORE_PREFIXES = ("AZURE_", "IDENTITY_", "MSI_", "IMDS_", "SIDECAR_CA_", "SIDEC
 
 
 class ReleasedKeySource:
-    """A key that a vault releases under attestation of this machine.
+    """A key that a vault releases under attestation of this machine."""
 
-    Args:
-        config: which key, and how the passphrase comes from it.
-        client_id: of the managed identity, where there are several.
-        access_token: the vault's token, secret, in place of this machine's identity.
-    """
-
-    def __init__(self, config: KeyConfig, *, client_id: str = "", access_token: str = "") -> None:
+    def __init__(self, config: KeyConfig) -> None:
         self.config = config
-        self._client_id = client_id
-        self._access_token = access_token
 
     async def passphrase(self) -> Secret:
         """Attest, release, derive; see `KeySource`."""
         config = self.config
-        settings = ReleaseSettings(
-            config.maa_endpoint,
-            config.akv_endpoint,
-            config.kid,
-            client_id=self._client_id,
-            access_token=self._access_token,
-        )
+        settings = ReleaseSettings(config.maa_endpoint, config.akv_endpoint, config.kid)
         try:
             released = await release(settings, os.environ)
         except theirs.SidecarError as exc:
             raise _translated(exc) from exc
         return passphrase_from_jwk(released.jwk(), config.salt, config.label)
+
+
+class KeyReleaser:
+    """Releases the keys of several volumes: one guest, one set of services, tokens used again.
+
+    Use as an async context manager. What it needs is opened when the first key is asked for.
+
+    Args:
+        environ: identity, allow-list, trust, and the report source.
+        client_id: of the managed identity, where there are several.
+        certcache: a certificate service to ask first.
+    """
+
+    def __init__(self, environ: Mapping[str, str], *, client_id: str, certcache: CertCache) -> None:
+        self._environ = environ
+        self._client_id = client_id
+        self._certcache = certcache
+        self._stack = AsyncExitStack()
+        self._client: ReleaseClient | None = None
+        self._opening = trio.Lock()
+
+    async def __aenter__(self) -> KeyReleaser:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    async def passphrase(self, config: KeyConfig, *, access_token: str = "") -> Secret:
+        """Attest, release, derive.
+
+        Args:
+            config: which key, and how the passphrase comes from it.
+            access_token: the vault's token, secret, in place of this machine's identity.
+
+        Raises:
+            KeyUnavailable: it could not be had; says why.
+            UsageError: a host is not allowed, or a setting is wrong; nothing was sent.
+        """
+        try:
+            client = await self._opened()
+            released = await client.release(
+                config.maa_endpoint, config.akv_endpoint, config.kid, access_token=access_token
+            )
+        except theirs.SidecarError as exc:
+            raise _translated(exc) from exc
+        return passphrase_from_jwk(released.jwk(), config.salt, config.label)
+
+    async def _opened(self) -> ReleaseClient:
+        async with self._opening:
+            if self._client is None:
+                cache = self._certcache
+                endpoint = None
+                if cache.endpoint_type:
+                    endpoint = CertificateEndpoint(
+                        EndpointKind(cache.endpoint_type),
+                        cache.endpoint,
+                        cache.tee_type,
+                        cache.api_version,
+                        cache.client_id,
+                    )
+                settings = SidecarSettings(endpoint, IdentitySettings(client_id=self._client_id))
+                self._client = await self._stack.enter_async_context(open_client(self._environ, settings))
+            return self._client
 
 
 def released_key_source(path: Path) -> ReleasedKeySource:
@@ -106,6 +162,10 @@ class BlobIdentity:
         """Drop the token: the store did not accept it."""
         self._source.forget(self._audience)
 
+    def expires_at(self) -> int:
+        """When the token at hand expires, Unix seconds; 0 when there is none."""
+        return self._source.expiries().get(self._audience, 0)
+
 
 def blob_identity(host: str, environ: Mapping[str, str], *, client_id: str = "") -> BlobIdentity:
     """Tokens for a blob account, once its host is found on the allow-list.
@@ -122,7 +182,7 @@ def blob_identity(host: str, environ: Mapping[str, str], *, client_id: str = "")
         checked = Hosts.of(environ).blob(host)
     except theirs.SidecarError as exc:
         raise _translated(exc, "image") from exc
-    return BlobIdentity(choose_identity(environ, client_id=client_id), checked.audience)
+    return BlobIdentity(choose_identity(environ, IdentitySettings(client_id=client_id)), checked.audience)
 
 
 def blob_tls(environ: Mapping[str, str]) -> ssl.SSLContext:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
-from encfs.arguments import Commands, command
+from encfs.arguments import BLOB_DEADLINE, FILE_DEADLINE, Commands, command
 from encfs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,7 +72,17 @@ def _add_agent(commands: Commands) -> None:
         help="unmount within so long, less than the grace period",
     )
     parser.add_argument(
-        "--deadline", type=float, default=60, metavar="S", help="cut off a driver silent for so long"
+        "--deadline",
+        type=float,
+        metavar="S",
+        help=f"cut off a driver silent for so long (default: {FILE_DEADLINE:g}; blobs: {BLOB_DEADLINE:g})",
+    )
+    parser.add_argument(
+        "--lease-wait",
+        type=float,
+        default=70,
+        metavar="S",
+        help="wait for another's lease on a blob to run out (default: 70; an earlier life's lasts 60)",
     )
     parser.add_argument("--log-format", choices=("text", "json"), default="text")
     parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error (default: info)")
@@ -94,6 +103,7 @@ def _agent(arguments: argparse.Namespace) -> int | None:
         raise UsageError(f"{VARIABLE}: not set", hint="set it, or name a file: encfs agent --config FILE")
     _set_up_logging(arguments)
     settings = parse_settings(text, name, allow_raw_key=arguments.insecure_raw_key)
+    _set_up_logging(arguments, known=settings.secrets())
     for warning in settings.warnings:
         log.warning("%s: %s", name, warning)
     if arguments.check:
@@ -114,29 +124,45 @@ def _read(path: Path) -> bytes:
         raise UsageError(f"settings {path}: {exc.strerror}") from exc
 
 
-def _set_up_logging(arguments: argparse.Namespace) -> None:
+def _set_up_logging(arguments: argparse.Namespace, known: tuple[str, ...] = ()) -> None:
     from encfs.agentlog import LEVELS, set_up_logging
+    from encfs.azure import redact
 
     level = arguments.log_level or os.environ.get(LEVEL_VARIABLE) or "info"
     if level.lower() not in LEVELS:
         raise UsageError(f"log level {level[:20]!r}: wanted one of {', '.join(LEVELS)}")
     number = logging.DEBUG if arguments.verbose else LEVELS[level.lower()]
     file = arguments.log_file or (Path(name) if (name := os.environ.get(FILE_VARIABLE)) else None)
-    set_up_logging(number, arguments.log_format, lambda text: text, file=file)
+    set_up_logging(number, arguments.log_format, lambda text: redact(text, known), file=file)
 
 
 async def _run(arguments: argparse.Namespace, settings: AgentSettings) -> None:
     from encfs.agent import Agent, AgentOptions
+    from encfs.azure import KeyReleaser
     from encfs.fuse import check_available
 
     check_available()
-    options = AgentOptions(result=arguments.result, deadline=arguments.deadline, drain=arguments.drain)
-    agent = Agent(settings, options, _key_for)
+    options = AgentOptions(
+        result=arguments.result,
+        file_deadline=arguments.deadline or FILE_DEADLINE,
+        blob_deadline=arguments.deadline or BLOB_DEADLINE,
+        lease_wait=arguments.lease_wait,
+        drain=arguments.drain,
+    )
     points = " ".join(volume.mount_point for volume in settings.volumes)
-    if arguments.no_http:
-        await agent.run(lambda: print(f"encfs agent: ready {points}", flush=True))
-        return
-    await _run_with_http(agent, arguments.port, points)
+    async with KeyReleaser(os.environ, client_id=settings.client_id, certcache=settings.certcache) as keys:
+
+        async def passphrase(volume: VolumeSettings) -> Secret:
+            if volume.raw_key is not None:
+                return volume.raw_key
+            assert volume.key is not None
+            return await keys.passphrase(volume.key, access_token=volume.bearer_token)
+
+        agent = Agent(settings, options, passphrase)
+        if arguments.no_http:
+            await agent.run(lambda: print(f"encfs agent: ready {points}", flush=True))
+        else:
+            await _run_with_http(agent, arguments.port, points)
 
 
 async def _run_with_http(agent: Agent, port: int | None, points: str) -> None:
@@ -157,20 +183,6 @@ async def _run_with_http(agent: Agent, port: int | None, points: str) -> None:
         nursery.start_soon(serve_http, AgentApi(agent), bound)
         await agent.run(lambda: print(f"encfs agent: ready {points} {address}", flush=True))
         nursery.cancel_scope.cancel()
-
-
-def _key_for(volume: VolumeSettings) -> Callable[[], Awaitable[Secret]]:
-    from encfs.azure import ReleasedKeySource
-
-    if (raw := volume.raw_key) is not None:
-
-        async def given() -> Secret:
-            return raw
-
-        return given
-    assert volume.key is not None
-    source = ReleasedKeySource(volume.key, client_id=volume.client_id, access_token=volume.bearer_token)
-    return source.passphrase
 
 
 def _add_wait(commands: Commands) -> None:

@@ -21,6 +21,7 @@ import trio
 from encfs import fuse, residency
 from encfs.block.blob import BlobDevice
 from encfs.block.buffers import BufferPool
+from encfs.block.cache import Cache, serve_cache
 from encfs.block.device import BlockDevice
 from encfs.block.file import FileDevice, adopt_file
 from encfs.block.retry import Retry
@@ -72,27 +73,39 @@ def _read_exactly(length: int) -> bytes:
 async def _serve(order: DriverOrder, key: Secret) -> None:
     pulse = Pulse(order.pulse_fd)
     pool = BufferPool(_BUFFERS, fuse.MAX_REQUEST)
-    source = await _open_source(order)
-    patient = source if order.blob is None else Retry(source, deadline=order.blob.deadline)
-    device = build_stack(
-        _verified(patient, order.verity), order.segment, key, pool, read_only=order.read_only
-    )
-    try:
-        async with trio.open_nursery() as nursery:
-            if isinstance(source, BlobDevice):
-                nursery.start_soon(source.keep_lease)
-            nursery.start_soon(_beat, pulse)
-            nursery.start_soon(_ignore_termination)
-            if order.for_tools:
-                nursery.start_soon(_end_with_owner, nursery.cancel_scope)
-            await nursery.start(_serve_fuse, device, order, pool, pulse, nursery.cancel_scope)
-            for refused in residency.lock():
-                log.info("%s: %s", order.name, refused)
-            print("ready", flush=True)
-    finally:
-        with trio.CancelScope(shield=True):
-            await device.flush()
-            await device.aclose()
+    opened = await _open_source(order)
+    source: BlockDevice = opened
+    async with trio.open_nursery() as background:
+        background.start_soon(_beat, pulse)
+        background.start_soon(_ignore_termination)
+        if isinstance(opened, BlobDevice):
+            assert order.blob is not None
+            background.start_soon(opened.keep_lease)
+            patient = Retry(opened, deadline=order.blob.deadline)
+            cache: Cache = await background.start(serve_cache, patient, order.blob.cache)
+            background.start_soon(_tell_store, opened, cache, pulse)
+            source = cache
+        verified = _verified(source, order.verity)
+        device = build_stack(verified, order.segment, key, pool, read_only=order.read_only)
+        try:
+            await _serve_until_unmounted(device, order, pool, pulse)
+        finally:
+            with trio.CancelScope(shield=True):
+                await device.flush()
+                await device.aclose()
+            background.cancel_scope.cancel()
+
+
+async def _serve_until_unmounted(
+    device: BlockDevice, order: DriverOrder, pool: BufferPool, pulse: Pulse
+) -> None:
+    async with trio.open_nursery() as nursery:
+        if order.for_tools:
+            nursery.start_soon(_end_with_owner, nursery.cancel_scope)
+        await nursery.start(_serve_fuse, device, order, pool, pulse, nursery.cancel_scope)
+        for refused in residency.lock():
+            log.info("%s: %s", order.name, refused)
+        print("ready", flush=True)
 
 
 def _verified(source: BlockDevice, order: VerityOrder | None) -> BlockDevice:
@@ -131,6 +144,14 @@ async def _serve_fuse(
 async def _beat(pulse: Pulse) -> None:
     while True:
         pulse.beat()
+        await trio.sleep(_BEAT_SECONDS)
+
+
+async def _tell_store(blob: BlobDevice, cache: Cache, pulse: Pulse) -> None:
+    while True:
+        state = cache.state()
+        pulse.tell_blob(blob.lease_state, blob.http.token_expiry)
+        pulse.tell_store(state.answered, state.dirty, state.accepted, state.stored, state.failures)
         await trio.sleep(_BEAT_SECONDS)
 
 

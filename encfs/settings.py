@@ -4,7 +4,7 @@
                     "identity": {"client_id"}},
      "azure_filesystems": [
         {"azure_url" | "image", "azure_url_private", "mount_point", "read_write", "header", "take_over",
-         "require_authenticated_header", "cache_size",
+         "require_authenticated_header", "root_hash", "cache_size", "read_ahead",
          "key": {"kid", "kty", "key_ops", "authority": {"endpoint", "tee_type", "api_version"},
                  "akv": {"endpoint", "api_version", "bearer_token"}}
           | "key_url", "maa_endpoint", "bearer_token"  | "raw_key",
@@ -34,6 +34,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from encfs.block.bloburl import BlobUrl, is_blob_url, parse_blob_url
+from encfs.block.cachesettings import CacheSettings, sized
 from encfs.config import KeyConfig
 from encfs.errors import UsageError
 from encfs.keys import KEY_SIZE, Secret
@@ -43,7 +44,9 @@ from encfs.strictjson import JsonRefused, load_object
 VARIABLE = "EncfsSideCarArgs"
 MAX_SETTINGS = 1 << 20  # bytes
 MAX_VOLUMES = 64
-MIB = 1 << 20
+DEFAULT_CACHE = 256 << 20  # bytes
+ROOT_SIZE = 32
+_MAX_CACHE = 1 << 40
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[1-9][0-9]{0,4})?", re.ASCII)
 _KID = re.compile(r"[A-Za-z0-9-]{1,127}(?:/[A-Za-z0-9]{1,64})?", re.ASCII)
 _KTY = ("", "oct", "oct-HSM", "RSA", "RSA-HSM")
@@ -79,7 +82,8 @@ class VolumeSettings:
         header: path of a detached header.
         take_over: end the lease that another writer has.
         require_authenticated_header: refuse a header without MAC.
-        cache_size: bytes of cache for a blob; None for the default.
+        cache: of a blob.
+        root_hash: of the image's hash tree, 32 bytes; every block is verified, and it is read-only.
         client_id: of the managed identity that asks vault and store, where there are several.
     """
 
@@ -94,7 +98,8 @@ class VolumeSettings:
     header: str | None = None
     take_over: bool = False
     require_authenticated_header: bool = False
-    cache_size: int | None = None
+    cache: CacheSettings = field(default_factory=sized)
+    root_hash: bytes | None = None
     client_id: str = ""
 
     @property
@@ -108,8 +113,20 @@ class AgentSettings:
     """What an agent is started with; `warnings` are for the log."""
 
     volumes: tuple[VolumeSettings, ...]
+    client_id: str = ""
     certcache: CertCache = CertCache()
     warnings: tuple[str, ...] = ()
+
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be in a log, longest first."""
+        found: set[str] = set()
+        for volume in self.volumes:
+            found.add(volume.bearer_token)
+            if volume.raw_key is not None:
+                found |= {volume.raw_key.reveal().hex(), volume.raw_key.reveal().hex().upper()}
+            if isinstance(volume.image, BlobUrl):
+                found.add(volume.image.sas)
+        return tuple(sorted(found - {""}, key=len, reverse=True))
 
 
 def parse_settings(text: str | bytes, name: str = VARIABLE, *, allow_raw_key: bool = False) -> AgentSettings:
@@ -144,7 +161,7 @@ def parse_settings(text: str | bytes, name: str = VARIABLE, *, allow_raw_key: bo
         count = len(mistakes.found)
         many = f"{count} mistakes: " if count > 1 else ""
         raise UsageError(f"{name}: {many}" + "; ".join(mistakes.found), hint=_HINT)
-    return AgentSettings(volumes, certcache, tuple(mistakes.warnings))
+    return AgentSettings(volumes, client_id, certcache, tuple(mistakes.warnings))
 
 
 def _decode(text: str | bytes, name: str) -> bytes:
@@ -232,7 +249,8 @@ class _VolumeReader:
             header=volume.text("header") or None,
             take_over=take_over,
             require_authenticated_header=volume.flag("require_authenticated_header"),
-            cache_size=_cache_size(volume),
+            cache=_cache(volume),
+            root_hash=self._root_hash(volume, read_write),
             client_id=self._client_id,
         )
 
@@ -254,6 +272,14 @@ class _VolumeReader:
         except UsageError as exc:
             volume.mistake("azure_url" if url else "image", str(exc))
             return ""
+
+    def _root_hash(self, volume: Member, read_write: bool) -> bytes | None:
+        root = volume.hex("root_hash")
+        if root is not None and len(root) != ROOT_SIZE:
+            volume.mistake("root_hash", f"{len(root)} bytes, wanted {ROOT_SIZE} in hex")
+        if root is not None and read_write:
+            volume.mistake("root_hash", "for a read-write volume, wanted a read-only one")
+        return root
 
     def _raw_key(self, volume: Member) -> Secret | None:
         text = volume.text("raw_key")
@@ -322,16 +348,25 @@ def _mount_point(volume: Member) -> str:
     return ""
 
 
-def _cache_size(volume: Member) -> int | None:
-    text = volume.text("cache_size")
-    if not text:
-        return None
-    match = _SIZE.fullmatch(text)
-    size = int(match[1]) * _UNITS[match[2]] if match else 0
-    if not 16 * MIB <= size <= 1 << 40:
-        volume.mistake("cache_size", f"{text[:32]!r}, wanted a size like 256M, at least 16M")
-        return None
-    return size
+def _cache(volume: Member) -> CacheSettings:
+    sizes = {name: _size(volume, name) for name in ("cache_size", "read_ahead")}
+    wishes = {"read_ahead": sizes["read_ahead"]} if volume.has("read_ahead") else {}
+    try:
+        return sized(sizes["cache_size"] or DEFAULT_CACHE, **wishes)
+    except UsageError as exc:
+        volume.mistake("cache_size", str(exc).removeprefix("cache: "))
+        return sized()
+
+
+def _size(volume: Member, name: str) -> int:
+    """Bytes of a size like 256M; 0 when absent, "0" or wrong."""
+    text = volume.text(name)
+    if text in ("", "0"):
+        return 0
+    if (match := _SIZE.fullmatch(text)) is None:
+        volume.mistake(name, f"{text[:32]!r}, wanted a size like 256M")
+        return 0
+    return min(int(match[1]) * _UNITS[match[2]], _MAX_CACHE)
 
 
 def _key_url(volume: Member, url: str) -> tuple[str, str]:

@@ -131,7 +131,7 @@ def test_a_wrong_policy_ends_it_and_says_why(agent: Agent) -> None:
     text, why = agent.result()
     assert (text, why["ok"], why["exit_code"]) == ("0\n", False, ExitCode.RELEASE_REFUSED)
     assert "x-ms-sevsnpvm-hostdata" in why["error"]
-    assert "security policy is not the one" in why["hint"]
+    assert "sidecar import-key --policy-digest" in why["hint"]
     assert [v["state"] for v in why["volumes"]] == ["failed", "failed"]
     assert "Failed to mount filesystems: failed to mount filesystem index 1: " in agent.log
     nothing_is_left(agent)

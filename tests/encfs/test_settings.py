@@ -172,7 +172,7 @@ def test_all_mistakes_in_one_message() -> None:
         ({"key": {}}, "given beside key"),
         ({"key_url": None, "raw_key": "00" * 32}, "--insecure-raw-key"),
         ({"key": [1]}, "an array, wanted an object"),
-        ({"cache_size": "1M"}, "at least 16M"),
+        ({"cache_size": "1M"}, "at least 16777216"),
         ({"take_over": True}, "it is for blobs"),
     ],
 )
