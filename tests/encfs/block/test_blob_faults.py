@@ -18,6 +18,7 @@ from encfs.block.device import read
 from encfs.block.retry import Retry
 from encfs.errors import AccessDenied, ImageBusy, LeaseLost, StoreError, StoreUnavailable
 
+Clock = trio.testing.MockClock
 URL = parse_blob_url(f"https://localhost/{ACCOUNT}/images/disk")
 SIZE = 64 << 10
 
@@ -55,7 +56,7 @@ async def opened(network: BadNetwork, *, read_only: bool = False, **options: obj
 
 
 @pytest.fixture
-async def device(network: BadNetwork, autojump_clock: trio.testing.MockClock) -> BlobDevice:
+async def device(network: BadNetwork) -> BlobDevice:
     await network.page_blob(SIZE)
     return await opened(network)
 
@@ -63,7 +64,9 @@ async def device(network: BadNetwork, autojump_clock: trio.testing.MockClock) ->
 # -- writes ---------------------------------------------------------------------------------------
 
 
-async def test_every_write_names_lease_and_etag(network: BadNetwork, device: BlobDevice) -> None:
+async def test_every_write_names_lease_and_etag(
+    network: BadNetwork, device: BlobDevice, autojump_clock: Clock
+) -> None:
     etags = set()
     for index in range(3):
         await device.write(index * 512, b"x" * 512)
@@ -76,7 +79,9 @@ async def test_every_write_names_lease_and_etag(network: BadNetwork, device: Blo
     await device.aclose()
 
 
-async def test_busy_stores_are_waited_for_as_they_ask(network: BadNetwork, device: BlobDevice) -> None:
+async def test_busy_stores_are_waited_for_as_they_ask(
+    network: BadNetwork, device: BlobDevice, autojump_clock: Clock
+) -> None:
     network.faults.rules = network.faults.parse(["blob/put-page:status=503,retry-after=7,times=2"]).rules
     start = trio.current_time()
     await Retry(device).write(0, b"x" * 512)
@@ -85,7 +90,9 @@ async def test_busy_stores_are_waited_for_as_they_ask(network: BadNetwork, devic
     await device.aclose()
 
 
-async def test_a_write_whose_answer_is_lost_is_written_again(network: BadNetwork, device: BlobDevice) -> None:
+async def test_a_write_whose_answer_is_lost_is_written_again(
+    network: BadNetwork, device: BlobDevice, autojump_clock: Clock
+) -> None:
     network.lose_answers = 1
     await Retry(device).write(0, b"x" * 512)
     await device.write(512, b"y" * 512)
@@ -95,7 +102,7 @@ async def test_a_write_whose_answer_is_lost_is_written_again(network: BadNetwork
 
 
 async def test_a_write_that_arrives_late_does_not_land_on_a_newer_one(
-    network: BadNetwork, device: BlobDevice
+    network: BadNetwork, device: BlobDevice, autojump_clock: Clock
 ) -> None:
     network.hold = True
     with pytest.raises(StoreUnavailable):
@@ -111,7 +118,7 @@ async def test_a_write_that_arrives_late_does_not_land_on_a_newer_one(
 
 
 async def test_a_late_write_between_asking_and_writing_is_our_own(
-    network: BadNetwork, device: BlobDevice, monkeypatch: pytest.MonkeyPatch
+    network: BadNetwork, device: BlobDevice, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It arrives after the ETag was asked for: the write meets 412, and knows why."""
     network.hold = True
@@ -132,7 +139,9 @@ async def test_a_late_write_between_asking_and_writing_is_our_own(
     await device.aclose()
 
 
-async def test_a_cancelled_write_leaves_the_device_usable(network: BadNetwork, device: BlobDevice) -> None:
+async def test_a_cancelled_write_leaves_the_device_usable(
+    network: BadNetwork, device: BlobDevice, autojump_clock: Clock
+) -> None:
     network.faults.rules = network.faults.parse(["blob/put-page:delay=5,times=1"]).rules
     with trio.move_on_after(1):
         await device.write(0, b"x" * 512)
@@ -144,7 +153,9 @@ async def test_a_cancelled_write_leaves_the_device_usable(network: BadNetwork, d
 # -- the lease ------------------------------------------------------------------------------------
 
 
-async def test_an_outage_longer_than_the_lease_loses_nothing(network: BadNetwork, device: BlobDevice) -> None:
+async def test_an_outage_longer_than_the_lease_loses_nothing(
+    network: BadNetwork, device: BlobDevice, autojump_clock: Clock
+) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(device.keep_lease)
         network.down = True
@@ -158,7 +169,7 @@ async def test_an_outage_longer_than_the_lease_loses_nothing(network: BadNetwork
 
 
 async def test_a_lease_that_ran_out_is_renewed_by_the_write_that_needs_it(
-    network: BadNetwork, device: BlobDevice
+    network: BadNetwork, device: BlobDevice, autojump_clock: Clock
 ) -> None:
     await trio.sleep(100)
     assert await read(device, 0, 512) == bytes(512)
@@ -168,7 +179,9 @@ async def test_a_lease_that_ran_out_is_renewed_by_the_write_that_needs_it(
     await device.aclose()
 
 
-async def test_a_lease_is_kept_for_as_long_as_it_takes(network: BadNetwork, device: BlobDevice) -> None:
+async def test_a_lease_is_kept_for_as_long_as_it_takes(
+    network: BadNetwork, device: BlobDevice, autojump_clock: Clock
+) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(device.keep_lease)
         for _ in range(10):
@@ -182,7 +195,7 @@ async def test_a_lease_is_kept_for_as_long_as_it_takes(network: BadNetwork, devi
 
 
 async def test_another_writer_after_an_outage_ends_ours(
-    network: BadNetwork, device: BlobDevice, caplog: pytest.LogCaptureFixture
+    network: BadNetwork, device: BlobDevice, autojump_clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     await trio.sleep(100)
     other = await opened(network)
@@ -199,12 +212,12 @@ async def test_another_writer_after_an_outage_ends_ours(
 
 
 async def test_a_lease_lost_while_nothing_is_written_is_noticed_and_said(
-    network: BadNetwork, device: BlobDevice, caplog: pytest.LogCaptureFixture
+    network: BadNetwork, device: BlobDevice, autojump_clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(device.keep_lease)
         other = await opened(network, take_over=True)
-        with trio.fail_after(16):
+        with trio.fail_after(20):
             while not device.read_only:
                 await trio.sleep(1)
         nursery.cancel_scope.cancel()
@@ -218,7 +231,7 @@ async def test_a_lease_lost_while_nothing_is_written_is_noticed_and_said(
 
 @pytest.mark.parametrize("cut", [0, 1, 511])
 async def test_a_body_that_is_cut_off_is_read_again(
-    network: BadNetwork, device: BlobDevice, cut: int
+    network: BadNetwork, device: BlobDevice, autojump_clock: Clock, cut: int
 ) -> None:
     await device.write(0, b"x" * 512)
     network.faults.rules = network.faults.parse([f"blob/get:cut={cut},times=2"]).rules
@@ -228,7 +241,9 @@ async def test_a_body_that_is_cut_off_is_read_again(
     await device.aclose()
 
 
-async def test_a_body_that_was_changed_is_an_error(network: BadNetwork, device: BlobDevice) -> None:
+async def test_a_body_that_was_changed_is_an_error(
+    network: BadNetwork, device: BlobDevice, autojump_clock: Clock
+) -> None:
     await device.write(0, b"x" * 512)
     reader = await opened(network, read_only=True, checked=True)
     deliver = network.deliver
@@ -246,7 +261,7 @@ async def test_a_body_that_was_changed_is_an_error(network: BadNetwork, device: 
 
 
 async def test_a_store_that_stops_answering_ends_by_the_deadline(
-    network: BadNetwork, device: BlobDevice
+    network: BadNetwork, device: BlobDevice, autojump_clock: Clock
 ) -> None:
     await device.write(0, b"x" * 512)
     network.faults.rules = network.faults.parse(["blob:delay=3600"]).rules
@@ -262,9 +277,7 @@ async def test_a_store_that_stops_answering_ends_by_the_deadline(
 # -- tokens ---------------------------------------------------------------------------------------
 
 
-async def test_an_expired_token_is_renewed_once(
-    network: BadNetwork, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_an_expired_token_is_renewed_once(network: BadNetwork, autojump_clock: Clock) -> None:
     await network.page_blob(SIZE)
     tokens = Tokens(network)
     device = await opened(network, tokens=tokens)
