@@ -31,8 +31,9 @@ def local_blobs(directory: Path, snp_directory: Path, *faults: str) -> Iterator[
         line = process.stdout.readline()
         assert line.startswith("sidecar local: ready"), f"ended with {process.wait(10)}"
         environment = environment_of(directory / "env")
-        tls = ssl.create_default_context(cafile=environment["SIDECAR_CA_FILE"])
-        yield BlobService(environment["BLOB_ENDPOINT"], ACCOUNT, account_key(directory), tls)
+        ca_file = environment["SIDECAR_CA_FILE"]
+        tls = ssl.create_default_context(cafile=ca_file)
+        yield BlobService(environment["BLOB_ENDPOINT"], ACCOUNT, account_key(directory), tls, ca_file)
     finally:
         process.terminate()
         try:
