@@ -33,6 +33,7 @@ from encfs.health import LEASES, Reading
 log = logging.getLogger(__name__)
 
 SYNC_SECONDS = 60.0
+_BEAT_SECONDS = 2.0
 
 
 class AgentApi:
@@ -100,6 +101,7 @@ class AgentApi:
         except (EncfsError, OSError) as exc:
             log.error("volume %d: sync: %s", volume.index, exc)
             return _refusal(500, str(exc))
+        await _next_beat(volume)
         took = round(time.monotonic() - began, 4)
         return _json({"stored": True, "seconds": took, "volume": asdict(snapshot(volume))})
 
@@ -132,6 +134,16 @@ def snapshot(volume: AgentVolume) -> Snapshot:
         in_flight=0 if reading is None else reading.in_flight,
         store=None if reading is None else _store(reading, is_blob=not isinstance(settings.image, str)),
     )
+
+
+async def _next_beat(volume: AgentVolume) -> None:
+    """Wait until the driver has said anew how it stands, so that a receipt is not older than its sync."""
+    driver = None if volume.session is None else volume.session.driver
+    if driver is not None and not isinstance(volume.settings.image, str):
+        beats = driver.pulse.read().beats
+        with trio.move_on_after(_BEAT_SECONDS):
+            while driver.pulse.read().beats < beats + 2:
+                await trio.sleep(0.02)
 
 
 def _store(reading: Reading, *, is_blob: bool) -> dict[str, object]:
