@@ -137,23 +137,23 @@ def remove_folder(folder: Path) -> None:
         folder.rmdir()
 
 
-def check_stale(folder: Path) -> bool:
-    """Whether a mount of an earlier life is left at a folder; blocks as long as its device does.
+def stale_devices(folder: Path) -> list[str]:
+    """Loop devices of mounts that an earlier life left at a folder; touches none of them.
 
     Raises:
-        MountPointBusy: it is somebody else's, or somebody still serves it.
+        MountPointBusy: something is mounted there that is not ours.
     """
-    found = mount.mounts_at(folder)
-    for mounted in found:
+    devices = []
+    for mounted in mount.mounts_at(folder):
         is_loop = re.fullmatch(r"/dev/loop([0-9]+)", mounted.source)
         backing = mount.loop_backing_file(int(is_loop[1])) if is_loop else None
         if mounted.kind != "ext4" or not is_loop or not (backing or _DATA).partition(" ")[0].endswith(_DATA):
-            raise MountPointBusy(
-                f"mount point {folder}: {mounted.source} is mounted there, which is not ours"
-            )
-        if backing is not None and mount.can_read_device(mounted.source):
-            raise MountPointBusy(
-                f"mount point {folder}: another agent serves it",
-                hint="give the volumes of each agent a folder of their own",
-            )
-    return bool(found)
+            raise MountPointBusy(f"mount point {folder}: {mounted.source} is mounted there, not one of ours")
+        devices.append(mounted.source)
+    return devices
+
+
+def is_served(device: str) -> bool:
+    """Whether somebody still serves a loop device of ours; blocks as long as the device does."""
+    backing = mount.loop_backing_file(int(device.removeprefix("/dev/loop")))
+    return backing is not None and mount.can_read_device(device)

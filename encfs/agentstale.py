@@ -26,7 +26,7 @@ from encfs.errors import MountError, MountPointBusy
 log = logging.getLogger(__name__)
 
 _STORE_SECONDS = 20.0
-_PROBE_SECONDS = 5.0
+_PROBE_SECONDS = 10.0
 _POLL = 0.02
 
 
@@ -101,16 +101,24 @@ async def clear_place(place: Place) -> None:
         MountPointBusy: something that is not ours is there, or that another agent serves.
     """
     for folder in place.folders:
-        found = False
-        with trio.move_on_after(_PROBE_SECONDS) as scope:
-            found = await trio.to_thread.run_sync(agentplace.check_stale, folder, abandon_on_cancel=True)
-        if scope.cancelled_caught:
-            raise MountPointBusy(
-                f"mount point {folder}: what is mounted there does not answer",
-                hint=f"unmount it by force: umount -f -l {folder}",
-            )
-        if found:
+        for device in agentplace.stale_devices(folder):
+            await _refuse_if_served(folder, device)
+        if mount.is_mounted(folder):
             log.info("%s: a dead mount of an earlier life, removed", folder)
             await trio.to_thread.run_sync(agentplace.discard, folder)
         agentplace.remove_folder(folder)
     agentplace.check_link(place)
+
+
+async def _refuse_if_served(folder: Path, device: str) -> None:
+    with trio.move_on_after(_PROBE_SECONDS):
+        if not await trio.to_thread.run_sync(agentplace.is_served, device, abandon_on_cancel=True):
+            return
+        raise MountPointBusy(
+            f"mount point {folder}: another agent serves it",
+            hint="give the volumes of each agent a folder of their own",
+        )
+    raise MountPointBusy(
+        f"mount point {folder}: what is mounted there does not answer",
+        hint=f"unmount it by force: umount -f -l {folder}",
+    )
