@@ -80,9 +80,15 @@ class Agent:
     def _folder(self, volume: VolumeSettings) -> Path:
         return self._top / hashlib.sha256(volume.mount_point.encode()).hexdigest()[:16]
 
-    def is_ready(self) -> bool:
-        """Whether every volume is mounted and shown."""
-        return not self.draining and all(volume.state is State.MOUNTED for volume in self.volumes)
+    def waiting_for(self) -> dict[int, str]:
+        """Volumes that applications cannot use as they should, and why; empty when all is well."""
+        found = {}
+        for volume in self.volumes:
+            if volume.state is not State.MOUNTED:
+                found[volume.index] = volume.state.value
+            elif volume.settings.read_write and not volume.takes_writes():
+                found[volume.index] = "read-only after an error"
+        return found
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Mount, serve until SIGTERM or SIGINT, drain.

@@ -22,7 +22,6 @@ from dataclasses import asdict
 
 import trio
 
-from encfs import mount
 from encfs.agent import Agent
 from encfs.agentmetrics import CONTENT_TYPE, Snapshot, metrics_text
 from encfs.agentvolume import AgentVolume, State
@@ -71,12 +70,11 @@ class AgentApi:
         return _json({"status": status, "down": down}, 503 if down else 200)
 
     async def _ready(self, request: WebRequest) -> WebResponse:
-        ready = self._agent.is_ready()
-        waiting = {str(v.index): v.state.value for v in self._agent.volumes if v.state is not State.MOUNTED}
-        return _json({"ready": ready, "waiting_for": waiting}, 200 if ready else 503)
+        waiting = self._agent.waiting_for()
+        return _json({"ready": not waiting, "waiting_for": waiting}, 503 if waiting else 200)
 
     async def _metrics(self, request: WebRequest) -> WebResponse:
-        text = metrics_text(map(snapshot, self._agent.volumes), ready=self._agent.is_ready())
+        text = metrics_text(map(snapshot, self._agent.volumes), ready=not self._agent.waiting_for())
         return WebResponse(200, text, content_type=CONTENT_TYPE)
 
     async def _volumes(self, request: WebRequest) -> WebResponse:
@@ -114,10 +112,9 @@ class AgentApi:
 
 def snapshot(volume: AgentVolume) -> Snapshot:
     """One look at a volume, which touches nothing that could be stuck."""
-    session, shown = volume.session, volume.shown
+    session = volume.session
     driver = None if session is None else session.driver
     reading = None if driver is None else driver.pulse.read()
-    mounts = [] if shown is None else mount.mounts_at(shown)
     settings = volume.settings
     return Snapshot(
         index=volume.index,
@@ -128,7 +125,7 @@ def snapshot(volume: AgentVolume) -> Snapshot:
         since=round(volume.since, 3),
         restarts=volume.restarts,
         error="" if volume.error is None else str(volume.error),
-        writable=bool(mounts) and not mounts[-1].read_only,
+        writable=volume.takes_writes(),
         driver_pid=None if driver is None else driver.pid,
         requests=0 if reading is None else reading.begun,
         in_flight=0 if reading is None else reading.in_flight,

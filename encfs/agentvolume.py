@@ -31,6 +31,7 @@ from encfs.agentplace import Place
 from encfs.blobs import BlobAccess
 from encfs.errors import EncfsError, ImageBusy, MountError, MountPointBusy, first_error
 from encfs.filesystem import KernelFileSystem
+from encfs.health import LEASES
 from encfs.keys import Secret
 from encfs.opening import UnlockOptions, open_volume
 from encfs.session import Phase, Session, Volume
@@ -42,6 +43,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0
 _SHUT_DOWN_SECONDS = 5.0
 _BUSY_POLL = 0.2
 _LEASE_POLL = 2.0
+_WRITING_POLL = 1.0
 # Of the time for draining: how long open files are waited for before they are cut off.
 _PATIENCE = 0.6
 
@@ -109,6 +111,7 @@ class AgentVolume:
         self._passphrase: Secret | None = None
         self._limits = limits
         self._held: list[Path] = []
+        self._set_up = trio.CancelScope()
         self._drain_by: float | None = None
         self._drain = trio.Event()
         self.ended = trio.Event()
@@ -150,6 +153,8 @@ class AgentVolume:
             self._enter(State.FAILED)
             raise
         finally:
+            if self.state is State.BROKEN:
+                self._enter(State.FAILED)
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._leave_nothing)
             self.ended.set()
@@ -162,7 +167,8 @@ class AgentVolume:
                 await self._drain.wait()
                 return
             try:
-                await self._live(self._recovered)
+                with trio.CancelScope() as self._set_up:
+                    await self._live(self._recovered)
             except (EncfsError, BaseExceptionGroup) as exc:
                 self.error = _our_error(exc)
                 log.error("%s; trying again", self.error)
@@ -230,6 +236,29 @@ class AgentVolume:
 
             nursery.start_soon(end_with, session.ended)
             nursery.start_soon(end_with, self._drain)
+            if self.settings.read_write:
+                nursery.start_soon(self._watch_writing, session)
+
+    def takes_writes(self) -> bool:
+        """Whether the mounted file system takes writes; after an error of its device it does not."""
+        found = [] if self.shown is None else mount.mounts_at(self.shown)
+        return bool(found) and not found[-1].read_only
+
+    async def _watch_writing(self, session: Session) -> None:
+        """Mount again what became read-only by an error of the store, once everything else is stored."""
+        while self.takes_writes():
+            await trio.sleep(_WRITING_POLL)
+        log.error("the file system takes no writes any more, after an error of its store")
+        while not self._is_settled(session):
+            await trio.sleep(_WRITING_POLL)
+        session.give_up("became read-only after an error of the store; it is mounted again")
+
+    def _is_settled(self, session: Session) -> bool:
+        """Whether a new life would lose nothing and could write: all is stored, and the lease is not lost."""
+        if session.driver is None:
+            return False
+        reading = session.driver.pulse.read()
+        return not reading.dirty and LEASES[reading.lease] != "lost"
 
     async def _open(self, passphrase: Secret) -> Volume:
         """Open and unlock the image; waits for a lease that an earlier life may have left."""
@@ -313,6 +342,8 @@ class AgentVolume:
         """Unmount by that time (of `trio.current_time`); `ended` is set when it is done."""
         self._drain_by = by
         self._drain.set()
+        if self.state is State.BROKEN:
+            self._set_up.cancel()
 
     def no_longer_shown(self) -> None:
         """Remove the link: nobody new comes in."""

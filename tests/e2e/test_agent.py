@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -256,6 +257,38 @@ def test_a_volume_that_stays_down_is_not_ready_and_does_not_take_the_others_alon
     image.with_suffix(".away").rename(image)
     wait_until(lambda: agent.ask("/readyz")[0] == 200, 20, "ready again")
     assert agent.end() == 0
+
+
+def test_a_file_system_that_lost_its_store_is_mounted_again_when_that_is_back(agent: Agent) -> None:
+    folder = agent.commands.folder
+    small, image = folder / "small", folder / "first.img"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", small], check=True, timeout=20)
+    try:
+        subprocess.run(["cp", "--sparse=always", image, small / "first.img"], check=True, timeout=20)
+        agent.settings["azure_filesystems"][0]["image"] = str(small / "first.img")
+        agent.start()
+        file = folder / "mnt" / "first" / "file"
+        (file.parent / "before").write_text("stored")
+        agent.ask("/volumes/0/sync", "POST")
+
+        def refused() -> bool:
+            with contextlib.suppress(OSError), file.open("wb") as opened:
+                opened.write(os.urandom(6 << 20))
+            agent.ask("/volumes/0/sync", "POST")
+            return agent.ask("/readyz")[0] == 503
+
+        wait_until(refused, 20, "the disk is full, and that is told")
+        subprocess.run(["mount", "-o", "remount,size=64m", small], check=True, timeout=20)
+        wait_until(lambda: agent.ask("/readyz")[0] == 200, 20, "mounted again")
+        file.write_bytes(b"x" * 100_000)
+        assert agent.ask("/volumes/0/sync", "POST")[0] == 200
+        assert (file.parent / "before").read_text() == "stored"
+        assert agent.volume(0)["restarts"] >= 1
+        assert agent.end() == 0
+    finally:
+        agent.stop_whatever()
+        subprocess.run(["umount", "-l", small], check=True, timeout=20)
 
 
 def test_sigterm_waits_for_open_files_and_then_cuts_them_off_with_everything_stored(agent: Agent) -> None:
