@@ -356,7 +356,7 @@ class AgentVolume:
         patient_until = trio.current_time() + _PATIENCE * max(0.0, by - trio.current_time())
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._enforce, session, by)
+                nursery.start_soon(self._enforce, session, by, nursery.cancel_scope)
                 try:
                     if not await self._unmount(session, patient_until):
                         await self._detach(session, shown)
@@ -368,28 +368,31 @@ class AgentVolume:
     async def _unmount(self, session: Session, until: float) -> bool:
         """Unmount as soon as nobody has files open; False when that does not come true in time."""
         said = False
-        while True:
-            try:
-                await session.unmount()
-                return True
-            except MountPointBusy as exc:
-                if not said:
-                    log.warning("%s; waiting for it", exc)
-                    said = True
-                if trio.current_time() >= until:
-                    return False
-            await trio.sleep(_BUSY_POLL)
+        with trio.move_on_at(until):
+            while True:
+                try:
+                    await session.unmount()
+                    return True
+                except MountPointBusy as exc:
+                    if not said:
+                        log.warning("%s; waiting for it", exc)
+                        said = True
+                await trio.sleep(_BUSY_POLL)
+        return False
 
     async def _detach(self, session: Session, shown: Path) -> None:
         """Files are open and time is up: store everything, then let nobody write any more."""
-        await trio.to_thread.run_sync(lambda: mount.shut_down_file_system(shown, flush=True))
-        await trio.to_thread.run_sync(lambda: mount.unmount(shown, lazy=True))
+        if mount.is_mounted(shown):
+            await trio.to_thread.run_sync(lambda: mount.shut_down_file_system(shown, flush=True))
+            await trio.to_thread.run_sync(lambda: mount.unmount(shown, lazy=True))
         await session.let_go()
         log.warning("everything is stored; files were still open, their users get EIO from now on")
 
-    async def _enforce(self, session: Session, by: float) -> None:
+    async def _enforce(self, session: Session, by: float, scope: trio.CancelScope) -> None:
+        """End the draining: system calls by ending the connection, everything else by cancelling it."""
         await trio.sleep_until(by)
         session.give_up("not everything could be stored before the deadline of the end")
+        scope.cancel()
 
 
 def _our_error(exc: BaseException) -> EncfsError:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from encfs.arguments import BLOB_DEADLINE, FILE_DEADLINE, Commands, command
-from encfs.errors import UsageError
+from encfs.errors import EncfsError, UsageError, first_error
 
 if TYPE_CHECKING:
     from encfs.agent import Agent
@@ -112,7 +112,13 @@ def _agent(arguments: argparse.Namespace) -> int | None:
             print(f"{volume.mount_point}: {volume.name}, {mode}")
         return None
     residency.keep_heap(8 << 20)
-    trio.run(_run, arguments, settings)
+    try:
+        trio.run(_run, arguments, settings)
+    except (EncfsError, BaseExceptionGroup) as exc:
+        if arguments.log_format != "json" or (error := first_error(exc)) is None:
+            raise
+        log.error("%s%s", error, f"; {error.hint}" if error.hint else "")
+        return error.exit_code
     return None
 
 

@@ -254,6 +254,7 @@ def shut_down_file_system(path: Path, *, flush: bool) -> None:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            _check_is_volume(fd, path)
             if flush and _libc.syncfs(fd) != 0:  # the ioctl itself would not say that it failed
                 raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
             fcntl.ioctl(fd, _EXT4_IOC_SHUTDOWN, flags)
@@ -261,6 +262,13 @@ def shut_down_file_system(path: Path, *, flush: bool) -> None:
             os.close(fd)
     except OSError as exc:
         raise MountError(f"mount point {path}: shutting down failed: {exc.strerror}") from exc
+
+
+def _check_is_volume(fd: int, path: Path) -> None:
+    """Refuse what is not the top of a file system on a loop device: it could be the machine's own."""
+    device = os.fstat(fd).st_dev
+    if os.major(device) != _LOOP_MAJOR or device == os.stat(path.parent).st_dev:
+        raise MountError(f"mount point {path}: no volume is mounted there any more")
 
 
 def is_mounted(path: Path) -> bool:

@@ -225,7 +225,8 @@ class Session:
         """
         assert self.driver is not None
         self.file_system = None
-        await trio.to_thread.run_sync(mount.abort_connection, self.device_directory, self._abort)
+        if self._abort is not None or mount.is_mounted(self.device_directory):
+            await trio.to_thread.run_sync(mount.abort_connection, self.device_directory, self._abort)
         if mount.is_mounted(self.device_directory):
             await trio.to_thread.run_sync(self._unmount_device_lazily)
         await self._stop_driver()
