@@ -24,11 +24,14 @@ from encfs.block.buffers import BufferPool
 from encfs.block.device import BlockDevice
 from encfs.block.file import FileDevice, adopt_file
 from encfs.block.retry import Retry
+from encfs.block.verity import Verity
 from encfs.errors import EncfsError, ExitCode
 from encfs.health import Pulse
 from encfs.keys import Secret
 from encfs.stack import build_stack
-from encfs.volume import DriverOrder, read_frame
+from encfs.verity.format import BLOCK, Geometry
+from encfs.verity.tree import Tree
+from encfs.volume import DriverOrder, VerityOrder, read_frame
 
 log = logging.getLogger("encfs.driver")
 
@@ -71,7 +74,9 @@ async def _serve(order: DriverOrder, key: Secret) -> None:
     pool = BufferPool(_BUFFERS, fuse.MAX_REQUEST)
     source = await _open_source(order)
     patient = source if order.blob is None else Retry(source, deadline=order.blob.deadline)
-    device = build_stack(patient, order.segment, key, pool, read_only=order.read_only)
+    device = build_stack(
+        _verified(patient, order.verity), order.segment, key, pool, read_only=order.read_only
+    )
     try:
         async with trio.open_nursery() as nursery:
             if isinstance(source, BlobDevice):
@@ -88,6 +93,15 @@ async def _serve(order: DriverOrder, key: Secret) -> None:
         with trio.CancelScope(shield=True):
             await device.flush()
             await device.aclose()
+
+
+def _verified(source: BlockDevice, order: VerityOrder | None) -> BlockDevice:
+    """The image, verified where its hash tree is asked for."""
+    if order is None:
+        return source
+    geometry = Geometry.of(order.size // BLOCK)
+    tree = Tree(geometry, salt=bytes.fromhex(order.salt), root=bytes.fromhex(order.root))
+    return Verity(source, tree)
 
 
 async def _open_source(order: DriverOrder) -> FileDevice | BlobDevice:

@@ -58,6 +58,15 @@ class BlobOrder:
 
 
 @dataclass(frozen=True, slots=True)
+class VerityOrder:
+    """A hash tree to verify the image with: root hash and salt in hex, size of the image in bytes."""
+
+    root: str
+    salt: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class DriverOrder:
     """One volume to serve, from an open file or from a blob. Descriptors are numbers in the driver process.
 
@@ -73,6 +82,7 @@ class DriverOrder:
     read_only: bool
     for_tools: bool = False
     blob: BlobOrder | None = None
+    verity: VerityOrder | None = None
 
 
 def build_frame(order: DriverOrder, volume_key: Secret) -> bytes:
@@ -94,7 +104,9 @@ def read_frame(read_exactly: Callable[[int], bytes]) -> tuple[DriverOrder, Secre
         segment = SegmentGeometry(**head.pop("segment"))
         blob = head.pop("blob")
         blob = None if blob is None else BlobOrder(**blob)
-        return DriverOrder(segment=segment, blob=blob, **head), key
+        verity = head.pop("verity")
+        verity = None if verity is None else VerityOrder(**verity)
+        return DriverOrder(segment=segment, blob=blob, verity=verity, **head), key
     except (KeyError, TypeError, AttributeError) as exc:
         raise UsageError("driver order: members missing or unknown") from exc
 
