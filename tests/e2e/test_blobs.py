@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -41,7 +42,9 @@ def image(commands: Commands, sample: Path) -> Path:
 def test_written_through_a_mount_and_there_after_it(
     commands: Commands, image: Path, azurite: BlobService, signature: list[str | Path]
 ) -> None:
-    url = str(azurite.url(azurite.page_blob(image.read_bytes()), ""))
+    url = str(azurite.url("uploaded", ""))
+    uploaded = commands.run("encfs", "upload", image, url, *signature, "--json", check=True)
+    assert json.loads(uploaded.out)["verified"] == 32 << 20
     (commands.folder / "other").mkdir()
     mnt, data = commands.folder / "mnt", os.urandom(3 << 20)
     commands.run("encfs", "mount", url, mnt, "--key-file", "key.bin", *signature, check=True)
