@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from fakes.blobservice import BlobService
 from fakes.commands import Commands, is_mounted
+from fakes.localblobs import local_blobs
 
 from encfs.errors import ExitCode
 
@@ -102,6 +103,27 @@ def test_a_taken_over_volume_becomes_read_only_and_the_new_one_works(
     assert not (commands.folder / "out" / "lost").exists()
     assert ended.code == ExitCode.STORE, "that something was not stored is said"
     assert "became read-only" in ended.err
+
+
+def test_tokens_of_an_identity_renewed_while_mounted(commands: Commands, image: Path, tmp_path: Path) -> None:
+    """Against the cloud in a box, which refuses the token now and then, as if it had expired."""
+    refused = "status=401,code=InvalidAuthenticationInfo,times=1,after"
+    faults = [f"blob/put-page:{refused}={after}" for after in (0, 20, 30)] + [f"blob/get:{refused}=5"]
+    with local_blobs(tmp_path / "cloud", tmp_path / "snp", *faults) as service:
+        commands.environment |= service.environment
+        url, mnt = str(service.url("mine", "")), commands.folder / "mnt"
+        commands.run("encfs", "upload", image, url, "--identity", check=True)
+        commands.run("encfs", "mount", url, mnt, "--key-file", "key.bin", "--identity", check=True)
+        for number in range(10):
+            write_durably(mnt / f"new-{number}", bytes([number]) * 100_000)
+        commands.run("encfs", "unmount", mnt, check=True)
+        commands.run("encfs", "check", url, "--key-file", "key.bin", "--identity", check=True)
+        commands.run("encfs", "extract", url, "out", "--key-file", "key.bin", "--identity", check=True)
+        stranger = commands.run("encfs", "info", url)
+    for number in range(10):
+        assert (commands.folder / "out" / f"new-{number}").read_bytes() == bytes([number]) * 100_000
+    assert stranger.code == ExitCode.ACCESS_DENIED
+    assert "--identity" in stranger.err
 
 
 def test_a_signature_in_the_arguments_is_refused_and_not_repeated(commands: Commands) -> None:
