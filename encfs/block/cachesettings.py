@@ -8,6 +8,7 @@ Kind: pure
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from encfs.errors import UsageError
@@ -112,6 +113,18 @@ def sized(size_bytes: int = 256 * MIB, *, read_ahead: int | None = None, delay: 
         dirty_limit=size_bytes // 4,
         delay=delay,
     )
+
+
+def parse_bytes(text: str) -> int:
+    """A number of bytes, like `65536`, `64K` or `256M`.
+
+    Raises:
+        UsageError: it is none.
+    """
+    match = re.fullmatch(r"([0-9]{1,12})([KMG]?)", text.upper())
+    if match is None:
+        raise UsageError(f"size {text!r}: not a number of bytes", hint="like 65536, 64K, 256M or 1G")
+    return int(match.group(1)) << {"": 0, "K": 10, "M": 20, "G": 30}[match.group(2)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from fakes.faulty_device import PAGE, Fault, FaultyDevice
 from trio.testing import MockClock
 
 from encfs.block.cache import Cache, open_cache, serve_cache
-from encfs.block.cachesettings import DEMAND, CacheSettings, sized
+from encfs.block.cachesettings import DEMAND, CacheSettings, parse_bytes, sized
 from encfs.block.device import BlockDevice, read
 from encfs.block.memory import MemoryDevice
 from encfs.errors import ReadOnlyDevice, StoreError, UsageError
@@ -342,6 +342,17 @@ class TestSettings:
         fetching = settings.fetch_bytes * DEMAND + settings.ahead_bytes * settings.fetches
         whole = fetching + settings.put_bytes * settings.puts + settings.slots * settings.block_bytes
         assert size - settings.block_bytes < whole <= size
+
+    @pytest.mark.parametrize(
+        ("text", "value"), [("0", 0), ("65536", 65536), ("64k", 65536), ("256M", 256 << 20), ("1G", 1 << 30)]
+    )
+    def test_sizes(self, text: str, value: int) -> None:
+        assert parse_bytes(text) == value
+
+    @pytest.mark.parametrize("text", ["", "M", "-1", "1.5G", "1T", "9" * 13, "٣"])
+    def test_not_sizes(self, text: str) -> None:
+        with pytest.raises(UsageError, match="size"):
+            parse_bytes(text)
 
     @pytest.mark.parametrize(
         ("size", "read_ahead", "delay"), [(1 << 20, None, 1), (64 << 20, 64 << 20, 1), (64 << 20, None, -1)]
