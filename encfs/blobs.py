@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from encfs.azure import BlobIdentity, blob_identity, blob_tls, store_environment
 from encfs.block.blob import BlobDevice, open_blob
 from encfs.block.blobhttp import BlobHttp
 from encfs.block.bloburl import MAX_URL, BlobUrl, parse_blob_url
+from encfs.block.cachesettings import CacheSettings, sized
 from encfs.errors import UsageError
 from encfs.volume import BlobOrder
 
@@ -30,12 +31,14 @@ class BlobAccess:
         bearer: send tokens of this machine's identity; else the signature, or nothing.
         client_id: of the managed identity, where there are several.
         take_over: end another's lease.
+        cache: of a volume served from it.
     """
 
     url: BlobUrl
     bearer: bool = False
     client_id: str = ""
     take_over: bool = False
+    cache: CacheSettings = field(default_factory=sized)
 
     def __str__(self) -> str:
         return str(self.url)
@@ -106,6 +109,7 @@ def blob_order(access: BlobAccess, device: BlobDevice, *, deadline: float) -> Bl
         lease_id="" if device.lease is None else device.lease.lease_id,
         etag=device.etag,
         deadline=deadline,
+        cache=access.cache,
         sas=access.url.sas,
         environment=store_environment(os.environ),
     )

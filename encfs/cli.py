@@ -19,8 +19,10 @@ from encfs import __version__, cli_images, cli_keys, cli_upload
 from encfs.arguments import (
     Commands,
     add_place,
+    add_serving_options,
     add_unlock_options,
     command,
+    deadline_of,
     key_source,
     place_of,
     unlock_options,
@@ -110,9 +112,7 @@ def _add_expose(commands: Commands) -> None:
     parser.add_argument("directory", type=Path)
     add_unlock_options(parser)
     parser.add_argument("--read-only", action="store_true")
-    parser.add_argument(
-        "--deadline", type=float, default=60, metavar="S", help="cut off a driver silent for so long"
-    )
+    add_serving_options(parser)
 
 
 def _expose(arguments: argparse.Namespace) -> None:
@@ -122,6 +122,7 @@ def _expose(arguments: argparse.Namespace) -> None:
     from encfs.opening import open_volume
 
     place = place_of(arguments)
+    deadline = deadline_of(arguments, place)
 
     async def run() -> None:
         check_available()
@@ -132,7 +133,7 @@ def _expose(arguments: argparse.Namespace) -> None:
         )
         directory = arguments.directory.resolve()
         print_ready = lambda: print(f"ready {directory}/data", flush=True)  # noqa: E731
-        await supervisor.run_expose(volume, directory, deadline=arguments.deadline, on_ready=print_ready)
+        await supervisor.run_expose(volume, directory, deadline=deadline, on_ready=print_ready)
 
     trio.run(run)
 
@@ -158,9 +159,7 @@ def _add_mount(commands: Commands) -> None:
         default="kernel",
         help="kernel: ext4 on a loop device, needs root; fuse2fs: needs only /dev/fuse, has no journal",
     )
-    parser.add_argument(
-        "--deadline", type=float, default=60, metavar="S", help="cut off a driver silent for so long"
-    )
+    add_serving_options(parser)
 
 
 def _mount(arguments: argparse.Namespace) -> int | None:
@@ -183,6 +182,7 @@ def _serve_mount(arguments: argparse.Namespace, on_ready: Callable[[], None]) ->
     place = place_of(arguments)
     if isinstance(place, Path):
         place = place.resolve()
+    deadline = deadline_of(arguments, place)
 
     async def run() -> None:
         check_available()
@@ -198,7 +198,7 @@ def _serve_mount(arguments: argparse.Namespace, on_ready: Callable[[], None]) ->
             volume,
             arguments.mount_point.resolve(),
             via=arguments.via,
-            deadline=arguments.deadline,
+            deadline=deadline,
             on_ready=on_ready,
         )
 
