@@ -121,14 +121,13 @@ def _cache_of(arguments: argparse.Namespace) -> CacheSettings:
     Raises:
         UsageError: not a size, or sizes that do not fit together.
     """
-    from encfs.block.cachesettings import sized
-    from encfs.create import parse_size
+    from encfs.block.cachesettings import parse_bytes, sized
 
     wishes: dict[str, int] = {}
     if (size := getattr(arguments, "cache_size", None)) is not None:
-        wishes["size_bytes"] = parse_size(size)
+        wishes["size_bytes"] = parse_bytes(size)
     if (ahead := getattr(arguments, "read_ahead", None)) is not None:
-        wishes["read_ahead"] = 0 if ahead == "0" else parse_size(ahead)
+        wishes["read_ahead"] = parse_bytes(ahead)
     delay = getattr(arguments, "write_delay", None)
     return sized(**wishes, delay=1.0 if delay is None else delay)
 

@@ -13,26 +13,28 @@ import ssl
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
 from encfs import errors as ours
 from encfs.config import MAX_CONFIG, KeyConfig, parse_key_config
 from encfs.keys import Secret, passphrase_from_jwk
-from encfs.settings import CertCache
 from sidecar import errors as theirs
-from sidecar.client import ReleaseClient, ReleaseSettings, open_client, release
-from sidecar.config import IdentitySettings, SidecarSettings
+from sidecar.config import IdentitySettings
 from sidecar.hosts import Hosts
 from sidecar.http import CA_VARIABLE, tls_context
 from sidecar.identity import TokenSource, choose_identity
 from sidecar.redact import redact as redact
-from sidecar.snp.endpoints import CertificateEndpoint, EndpointKind
 from sidecar.web import Handler
 from sidecar.web import Router as Router
 from sidecar.web import WebRequest as WebRequest
 from sidecar.web import WebResponse as WebResponse
 from sidecar.web import json_response as json_response
+
+if TYPE_CHECKING:
+    from encfs.settings import CertCache
+    from sidecar.client import ReleaseClient
 
 # The most specific class first.
 _SAME = (
@@ -54,6 +56,8 @@ class ReleasedKeySource:
 
     async def passphrase(self) -> Secret:
         """Attest, release, derive; see `KeySource`."""
+        from sidecar.client import ReleaseSettings, release  # a driver, which only wants tokens, goes without
+
         config = self.config
         settings = ReleaseSettings(config.maa_endpoint, config.akv_endpoint, config.kid)
         try:
@@ -109,6 +113,10 @@ class KeyReleaser:
         return passphrase_from_jwk(released.jwk(), config.salt, config.label)
 
     async def _opened(self) -> ReleaseClient:
+        from sidecar.client import open_client
+        from sidecar.config import SidecarSettings
+        from sidecar.snp.endpoints import CertificateEndpoint, EndpointKind
+
         async with self._opening:
             if self._client is None:
                 cache = self._certcache

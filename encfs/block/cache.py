@@ -73,7 +73,7 @@ class Cache:
         self._freed = Bell()
         self._fetcher = Fetcher(below, settings, self._table, self._memory, self._freed, nursery)
         self._store = WriteBack(below, settings, self._table, self._memory, self._freed, nursery)
-        self._predictor = Predictor(below.size, settings.read_ahead, settings.fetch_bytes)
+        self._predictor = Predictor(below.size, settings.read_ahead, settings.ahead_bytes)
         self._nursery = nursery
         self._hits = 0
         self._misses = 0

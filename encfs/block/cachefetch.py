@@ -82,7 +82,9 @@ class Fetcher:
         self._memory = memory
         self._freed = freed
         self._fetch_pages = settings.fetch_bytes // PAGE
-        self._pool = BufferPool(DEMAND + settings.fetches, settings.fetch_bytes)
+        self._ahead_pages = settings.ahead_bytes // PAGE
+        self._demand = BufferPool(DEMAND, settings.fetch_bytes)
+        self._ahead = BufferPool(settings.fetches, settings.ahead_bytes)
         self._guesses: deque[Load] = deque()
         self._guessed = Bell()
         self._loads: dict[int, list[Load]] = {}
@@ -114,23 +116,24 @@ class Fetcher:
                 await self._wait(number, missing)
                 continue
             first = number * self._pages + next(runs(missing))[0]
-            load, *more = self._plan(first, max(last + 1, number * self._pages + missing.bit_length()))
+            end = max(last + 1, number * self._pages + missing.bit_length())
+            load, *more = self._plan(first, end, self._fetch_pages)
             for other in more:
-                self._nursery.start_soon(self._run, other)
-            await self._run(load)
+                self._nursery.start_soon(self._run, other, self._demand)
+            await self._run(load, self._demand)
             if load.error is not None:
                 raise load.error
 
     def ahead(self, offset: int, length: int) -> None:
         """Start fetching a guessed range, as far as there is memory for it now."""
-        self._guesses += self._plan(offset // PAGE, -(-(offset + length) // PAGE))
+        self._guesses += self._plan(offset // PAGE, -(-(offset + length) // PAGE), self._ahead_pages)
         self._guessed.ring()
 
     async def _fetch_guesses(self) -> None:
         """One of the tasks that read ahead: the guess made first is fetched first."""
         while True:
             if self._guesses:
-                await self._run(self._guesses.popleft())
+                await self._run(self._guesses.popleft(), self._ahead)
             else:
                 await self._guessed.wait()
 
@@ -151,10 +154,10 @@ class Fetcher:
                     raise copy.copy(load.error) from load.error
                 return
 
-    def _plan(self, first: int, end: int) -> list[Load]:
-        """Ranges from `first` to `end` that are neither there nor on their way; memory is theirs.
+    def _plan(self, first: int, end: int, most: int) -> list[Load]:
+        """Ranges from `first` to `end`, of at most so many pages each, neither there nor on their way.
 
-        Stops where there is no memory left.
+        Memory is theirs already; they end where there is no memory left.
         """
         end = min(end, -(-self._below.size // PAGE))
         loads: list[Load] = []
@@ -167,33 +170,37 @@ class Fetcher:
             high = min(self._pages, end - number * self._pages)
             wanted = mask_of(low, high - low) & ~(block.valid | block.loading)
             if wanted:
-                self._append(loads, block, wanted)
+                self._append(loads, block, wanted, most)
                 block.loading |= wanted
             self._table.settle(block)
             page = (number + 1) * self._pages
         return loads
 
-    def _append(self, loads: list[Load], block: Block, wanted: int) -> None:
+    @staticmethod
+    def _span(block: Block, wanted: int) -> tuple[int, int]:
+        low = (wanted & -wanted).bit_length() - 1
+        return block.number * block.pages + low, wanted.bit_length() - low
+
+    def _append(self, loads: list[Load], block: Block, wanted: int, most: int) -> None:
         """Add pages of one block to the last load if they follow it and fit, else to a new one.
 
         Pages between two wanted ones come along: one request costs more than they do.
         """
-        low = (wanted & -wanted).bit_length() - 1
-        first, count = block.number * self._pages + low, wanted.bit_length() - low
+        first, count = self._span(block, wanted)
         load = loads[-1] if loads else None
-        if load is None or load.first + load.count != first or load.count + count > self._fetch_pages:
+        if load is None or load.first + load.count != first or load.count + count > most:
             load = Load(first, 0)
             loads.append(load)
         load.count += count
         load.parts.append((block, wanted))
         self._loads.setdefault(block.number, []).append(load)
 
-    async def _run(self, load: Load) -> None:
+    async def _run(self, load: Load, pool: BufferPool) -> None:
         """Fetch one range; errors go into `load`."""
         offset = load.first * PAGE
         length = min(load.count * PAGE, self._below.size - offset)
         try:
-            async with self._pool.take(length) as buffer:
+            async with pool.take(length) as buffer:
                 self.requests += 1
                 await self._below.read_into(offset, buffer)
                 self.answered += 1

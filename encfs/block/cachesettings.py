@@ -8,6 +8,7 @@ Kind: pure
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from encfs.errors import UsageError
@@ -27,7 +28,8 @@ class CacheSettings:
         size_bytes: all memory of the cache.
         block_bytes: unit of memory and of eviction, a power of two, at least 4096.
         read_ahead: how far a reader's next ranges are fetched before it asks; 0 for never.
-        fetch_bytes: largest range fetched by one request.
+        fetch_bytes: largest range fetched by one request for a reader that waits.
+        ahead_bytes: largest range read ahead by one request.
         fetches: ranges read ahead at once.
         put_bytes: largest range stored by one request.
         puts: ranges stored at once.
@@ -40,6 +42,7 @@ class CacheSettings:
     block_bytes: int
     read_ahead: int
     fetch_bytes: int
+    ahead_bytes: int
     fetches: int
     put_bytes: int
     puts: int
@@ -51,7 +54,7 @@ class CacheSettings:
     def __post_init__(self) -> None:
         assert self.block_bytes >= PAGE
         assert not self.block_bytes & (self.block_bytes - 1)
-        assert self.block_bytes <= min(self.fetch_bytes, self.put_bytes)
+        assert self.block_bytes <= min(self.fetch_bytes, self.ahead_bytes, self.put_bytes)
         if self.slots < 2 * self.dirty_blocks or self.slots < 4:
             raise UsageError(
                 f"cache: {self.size_bytes} bytes leave room for {self.slots} blocks beside its buffers,"
@@ -62,7 +65,7 @@ class CacheSettings:
     @property
     def slots(self) -> int:
         """Blocks that fit beside the buffers."""
-        buffers = self.fetch_bytes * (self.fetches + DEMAND) + self.put_bytes * self.puts
+        buffers = self.fetch_bytes * DEMAND + self.ahead_bytes * self.fetches + self.put_bytes * self.puts
         return (self.size_bytes - buffers) // self.block_bytes
 
     @property
@@ -95,19 +98,33 @@ def sized(size_bytes: int = 256 * MIB, *, read_ahead: int | None = None, delay: 
         )
     if delay < 0:
         raise UsageError(f"cache: write delay {delay:g} s, wanted 0 or more")
-    put_bytes = 4 * MIB if size_bytes >= 64 * MIB else MIB
-    fetch_bytes = MIB if size_bytes >= 64 * MIB else MIB // 4
+    is_small = size_bytes < 64 * MIB
+    # A store spends the most on small ranges: the largest that leave most of the memory to blocks.
+    ahead_bytes = next(n for n in (8 * MIB, 4 * MIB, 2 * MIB, MIB, MIB // 2) if 32 * n <= size_bytes)
     return CacheSettings(
         size_bytes=size_bytes,
         block_bytes=64 << 10,
         read_ahead=read_ahead,
-        fetch_bytes=fetch_bytes,
-        fetches=8,
-        put_bytes=put_bytes,
+        fetch_bytes=MIB // 4 if is_small else MIB,
+        ahead_bytes=ahead_bytes,
+        fetches=4,
+        put_bytes=MIB if is_small else 4 * MIB,
         puts=4,
         dirty_limit=size_bytes // 4,
         delay=delay,
     )
+
+
+def parse_bytes(text: str) -> int:
+    """A number of bytes, like `65536`, `64K` or `256M`.
+
+    Raises:
+        UsageError: it is none.
+    """
+    match = re.fullmatch(r"([0-9]{1,12})([KMG]?)", text.upper())
+    if match is None:
+        raise UsageError(f"size {text!r}: not a number of bytes", hint="like 65536, 64K, 256M or 1G")
+    return int(match.group(1)) << {"": 0, "K": 10, "M": 20, "G": 30}[match.group(2)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,8 @@ def local_blobs(directory: Path, snp_directory: Path, *faults: str) -> Iterator[
         environment = environment_of(directory / "env")
         ca_file = environment["SIDECAR_CA_FILE"]
         tls = ssl.create_default_context(cafile=ca_file)
-        yield BlobService(environment["BLOB_ENDPOINT"], ACCOUNT, account_key(directory), tls, ca_file)
+        key = account_key(directory)
+        yield BlobService(environment["BLOB_ENDPOINT"], ACCOUNT, key, tls, ca_file, environment)
     finally:
         process.terminate()
         try:

@@ -13,7 +13,7 @@ from fakes.faulty_device import PAGE, Fault, FaultyDevice
 from trio.testing import MockClock
 
 from encfs.block.cache import Cache, open_cache, serve_cache
-from encfs.block.cachesettings import DEMAND, CacheSettings, sized
+from encfs.block.cachesettings import DEMAND, CacheSettings, parse_bytes, sized
 from encfs.block.device import BlockDevice, read
 from encfs.block.memory import MemoryDevice
 from encfs.errors import ReadOnlyDevice, StoreError, UsageError
@@ -28,14 +28,16 @@ def small(**changes: float) -> CacheSettings:
         "block_bytes": BLOCK,
         "read_ahead": 0,
         "fetch_bytes": 2 * BLOCK,
+        "ahead_bytes": 2 * BLOCK,
         "fetches": 4,
         "put_bytes": 4 * BLOCK,
         "puts": 3,
         "dirty_limit": 8 * BLOCK,
         "delay": 1.0,
     } | changes
-    buffers = words["fetch_bytes"] * (words["fetches"] + DEMAND) + words["put_bytes"] * words["puts"]
-    return CacheSettings(size_bytes=int(buffers + 24 * BLOCK), **words)  # type: ignore[arg-type]
+    fetching = words["fetch_bytes"] * DEMAND + words["ahead_bytes"] * words["fetches"]
+    size = fetching + words["put_bytes"] * words["puts"] + 24 * BLOCK
+    return CacheSettings(size_bytes=int(size), **words)  # type: ignore[arg-type]
 
 
 @asynccontextmanager
@@ -337,8 +339,20 @@ class TestSettings:
     @pytest.mark.parametrize("size", [16 << 20, 32 << 20, 64 << 20, 256 << 20, 1 << 30])
     def test_everything_lies_inside_the_size(self, size: int) -> None:
         settings = sized(size)
-        buffers = settings.fetch_bytes * (settings.fetches + DEMAND) + settings.put_bytes * settings.puts
-        assert size - settings.block_bytes < settings.slots * settings.block_bytes + buffers <= size
+        fetching = settings.fetch_bytes * DEMAND + settings.ahead_bytes * settings.fetches
+        whole = fetching + settings.put_bytes * settings.puts + settings.slots * settings.block_bytes
+        assert size - settings.block_bytes < whole <= size
+
+    @pytest.mark.parametrize(
+        ("text", "value"), [("0", 0), ("65536", 65536), ("64k", 65536), ("256M", 256 << 20), ("1G", 1 << 30)]
+    )
+    def test_sizes(self, text: str, value: int) -> None:
+        assert parse_bytes(text) == value
+
+    @pytest.mark.parametrize("text", ["", "M", "-1", "1.5G", "1T", "9" * 13, "٣"])
+    def test_not_sizes(self, text: str) -> None:
+        with pytest.raises(UsageError, match="size"):
+            parse_bytes(text)
 
     @pytest.mark.parametrize(
         ("size", "read_ahead", "delay"), [(1 << 20, None, 1), (64 << 20, 64 << 20, 1), (64 << 20, None, -1)]

@@ -34,6 +34,7 @@ SETTINGS = CacheSettings(
     block_bytes=BLOCK,
     read_ahead=4 * BLOCK,
     fetch_bytes=2 * BLOCK,
+    ahead_bytes=2 * BLOCK,
     fetches=2,
     put_bytes=3 * BLOCK,
     puts=2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def test_intervals_agree_with_a_model(steps: list[tuple[bool, int, int]]) -> Non
         model[start : start + length] = bytes([adds]) * length
     found = list(ranges.within(0, 80))
     assert bytes(model) == bytes(any(a <= i < b for a, b in found) for i in range(80))
-    assert all(b < c for (_, b), (c, _) in zip(found, found[1:], strict=False)), "disjoint, and not touching"
+    assert all(b < c for (_, b), (c, _) in pairwise(found)), "disjoint, and not touching"
     assert list(ranges.within(10, 20)) == [(max(a, 10), min(b, 20)) for a, b in found if a < 20 and b > 10]
 
 
