@@ -23,6 +23,7 @@ import trio
 
 from sidecar.config import ANY_IDENTITY, IdentityKind, IdentitySettings, parse_identity_kind
 from sidecar.errors import IdentityError, MalformedInput
+from sidecar.http import CA_VARIABLE
 from sidecar.jose import parse_jws, payload_object
 
 if TYPE_CHECKING:
@@ -226,12 +227,14 @@ def _credential(
 
     # Looking an authority up at the public cloud only works, and only makes sense, for Azure's own.
     private = _login_host(environ) not in _LOGIN_HOSTS
+    # Such an authority has a certificate of the configured CA, which the library must be told.
+    verify = {"connection_verify": ca} if private and (ca := environ.get(CA_VARIABLE)) else {}
     if kind is IdentityKind.WORKLOAD:
-        return identity.WorkloadIdentityCredential(disable_instance_discovery=private)
+        return identity.WorkloadIdentityCredential(disable_instance_discovery=private, **verify)
     if kind is IdentityKind.CLI:
         return identity.AzureCliCredential()
     if kind is IdentityKind.ENVIRONMENT:
-        return identity.EnvironmentCredential(disable_instance_discovery=private)
+        return identity.EnvironmentCredential(disable_instance_discovery=private, **verify)
     if settings.client_id:
         return identity.ManagedIdentityCredential(client_id=settings.client_id)
     ids = {"object_id": settings.object_id, "resource_id": settings.resource_id}
