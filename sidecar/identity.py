@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 IDENTITY_VARIABLE = "SIDECAR_IDENTITY"
 MARGIN_SECONDS = 300
+MAX_TOKEN = 16 << 10  # characters
+# Spec: RFC 6750 section 2.1 has fewer; nothing here could end the header it is sent in.
+_TOKEN = re.compile(rf"[!-~]{{1,{MAX_TOKEN}}}")
 _WORKLOAD = ("AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_FEDERATED_TOKEN_FILE")
 _DEADLINE = 120
 # Spec: Azure documentation, authentication endpoints of the clouds.
@@ -85,9 +89,20 @@ class TokenSource(Protocol):
 
 
 class GivenToken:
-    """The caller's own token, used for whatever audience."""
+    """The caller's own token, used for whatever audience.
+
+    Args:
+        text: secret.
+
+    Raises:
+        MalformedInput: characters that no token has, or too many; nothing of it is in the error.
+    """
 
     def __init__(self, text: str) -> None:
+        if not _TOKEN.fullmatch(text):
+            raise MalformedInput(
+                f"access token of {len(text)} characters: wanted 1 to {MAX_TOKEN}, printable ASCII, no space"
+            )
         self._token = AccessToken(text)
 
     async def access_token(self, audience: str) -> AccessToken:
