@@ -80,8 +80,10 @@ async def _answer(
     handler: Handler, scope: Scope, receive: Receive, max_body: int, deadline: float, refuse: Refuse
 ) -> WebResponse:
     def refusal(status: int, code: str, message: str) -> WebResponse:
-        # The rest of the request may still be on its way: the connection cannot be used again.
-        return refuse(status, code, message).with_headers({"connection": "close"})
+        answer = refuse(status, code, message)
+        # The rest of the request may still be on its way: the connection cannot be used again. HTTP/2 has
+        # no such header.
+        return answer if scope["http_version"] == "2" else answer.with_headers({"connection": "close"})
 
     try:
         with trio.fail_after(deadline):

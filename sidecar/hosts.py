@@ -18,7 +18,10 @@ from sidecar.errors import HostNotAllowed, MalformedInput
 
 ALLOWED_VARIABLE = "SIDECAR_ALLOWED_HOSTS"
 HSM_VARIABLE = "SIDECAR_MANAGED_HSM_HOSTS"
-_HOST = re.compile(r"(?=.{1,253}(?::|\Z))[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::[1-9][0-9]{0,4})?", re.ASCII)
+_HOST = re.compile(
+    r"(?=.{1,253}(?::|\Z))[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::(?P<port>[1-9][0-9]{0,4}))?", re.ASCII
+)
+_LAST_PORT = 65535
 
 
 class ServiceKind(StrEnum):
@@ -141,7 +144,8 @@ def parse_host(text: str) -> str:
         MalformedInput: anything else.
     """
     name = text.strip().lower()
-    if not _HOST.fullmatch(name) or ".." in name:
+    match = _HOST.fullmatch(name)
+    if match is None or ".." in name or int(match["port"] or 1) > _LAST_PORT:
         hint = "leave out https:// and the path" if "/" in name else ""
         raise MalformedInput(f"host {text[:100]!r}: wanted a name like myvault.vault.azure.net", hint=hint)
     return name
