@@ -8,8 +8,10 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -81,9 +83,13 @@ def nothing_is_left(agent: Agent) -> None:
     assert list((folder / "run" / "agent").glob("*")) == []
 
 
+def state_files(agent: Agent) -> list[Path]:
+    return sorted((agent.commands.folder / "run" / "agent").glob("*/state.json"))
+
+
 def state_of(agent: Agent, index: int) -> Any:
-    """The state file of a volume."""
-    for path in (agent.commands.folder / "run" / "agent").glob("*/state.json"):
+    """What the state file of a volume says."""
+    for path in state_files(agent):
         state = json.loads(path.read_text())
         if Path(state["mount_point"]).name.startswith(f".filesystem-{index}"):
             return state
@@ -309,6 +315,60 @@ def test_sigterm_waits_for_open_files_and_then_cuts_them_off_with_everything_sto
     agent.start()
     assert (mnt / "first" / "file").read_text() == "late"
     assert agent.end() == 0
+
+
+def test_a_mount_that_lives_on_in_another_container_does_not_hold_up_the_end(agent: Agent) -> None:
+    """A mount namespace without propagation keeps a copy of the mount, which nobody here can unmount."""
+    agent.options = ("--drain", "4")
+    agent.start()
+    mnt = agent.commands.folder / "mnt"
+    words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo started; exec sleep 60"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, cwd="/") as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        try:
+            (mnt / "first" / "file").write_text("late")
+            began = time.monotonic()
+            assert agent.end() == 0, agent.log
+            assert time.monotonic() - began < 10
+        finally:
+            other.kill()
+            other.wait()
+    nothing_is_left(agent)
+    agent.start()
+    assert (mnt / "first" / "file").read_text() == "late"
+    assert agent.end() == 0
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_comes_up_again(agent: Agent) -> None:
+    """SIGKILL of the agent, and now and then of its drivers, while it starts, serves and ends."""
+    mnt, random = agent.commands.folder / "mnt", Random(7)
+    kept = ""
+    for round_number in range(20):
+        moment = random.choice(["starting", "serving", "ending"])
+        agent.start(wait=moment != "starting")
+        if moment == "starting":
+            time.sleep(random.uniform(0.3, 1.5))
+        else:
+            if kept:
+                assert (mnt / "first" / "file").read_text() == kept, f"round {round_number}"
+            kept = str(round_number)
+            (mnt / "first" / "file").write_text(kept)
+            assert agent.ask("/volumes/0/sync", "POST")[0] == 200
+        if moment == "ending":
+            agent.process.send_signal(signal.SIGTERM)  # type: ignore[union-attr]
+            time.sleep(random.uniform(0, 0.2))
+        drivers = [json.loads(path.read_text())["driver_pid"] for path in state_files(agent)]
+        agent.end(signal.SIGKILL)
+        if random.random() < 0.5:
+            for pid in drivers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+    agent.start()
+    assert (mnt / "first" / "file").read_text() == kept
+    assert agent.end() == 0
+    nothing_is_left(agent)
 
 
 def test_what_could_not_be_stored_at_the_end_is_in_the_exit_code(agent: Agent) -> None:
