@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
+from encfs.block.cachesettings import CacheSettings
 from encfs.errors import UsageError
 from encfs.keys import Secret
 
@@ -44,6 +45,7 @@ class BlobOrder:
         lease_id: under which the supervisor acquired the lease; empty for reading only.
         etag: of the blob whose header was read.
         deadline: seconds for one request with all its repetitions.
+        cache: of the volume.
         sas: signature, secret.
         environment: settings of identity, allow-list and trust; may be secret.
     """
@@ -54,6 +56,7 @@ class BlobOrder:
     lease_id: str
     etag: str
     deadline: float
+    cache: CacheSettings
     sas: str = field(repr=False)
     environment: dict[str, str] = field(repr=False)
 
@@ -104,7 +107,8 @@ def read_frame(read_exactly: Callable[[int], bytes]) -> tuple[DriverOrder, Secre
     try:
         segment = SegmentGeometry(**head.pop("segment"))
         blob = head.pop("blob")
-        blob = None if blob is None else BlobOrder(**blob)
+        if blob is not None:
+            blob = BlobOrder(cache=CacheSettings(**blob.pop("cache")), **blob)
         verity = head.pop("verity")
         verity = None if verity is None else VerityOrder(**verity)
         return DriverOrder(segment=segment, blob=blob, verity=verity, **head), key

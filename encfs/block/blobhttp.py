@@ -54,6 +54,10 @@ class BlobTokens(Protocol):
         """Drop a token that was not accepted."""
         ...
 
+    def expires_at(self) -> int:
+        """When the token at hand expires, Unix seconds; 0 when there is none or it is not known."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -104,6 +108,11 @@ class BlobHttp:
             "pool": None,
         }
         self._extensions = {"timeout": timeout}
+
+    @property
+    def token_expiry(self) -> int:
+        """When the bearer token at hand expires, Unix seconds; 0 without one."""
+        return 0 if self._tokens is None else self._tokens.expires_at()
 
     async def aclose(self) -> None:
         """Close all connections."""

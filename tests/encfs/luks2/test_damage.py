@@ -394,7 +394,7 @@ ROWS = [
     Row("segment that claims integrity", at(TAGS, INTEGRITY), ForbiddenCipher),
     Row("integrity without members", at(TAGS, {"type": "hmac(sha256)"}), MalformedMetadata),
     Row("integrity by another hash", at(TAGS, INTEGRITY | {"type": "none"}), UnsupportedFeature),
-    Row("integrity, encrypted journal", at(TAGS, INTEGRITY | {"journal_encryption": "x"}), UnsupportedFeature),
+    Row("integrity, journal key", at(TAGS, INTEGRITY | {"journal_encryption": "x"}), UnsupportedFeature),
     Row("integrity of unknown form", at(TAGS, INTEGRITY | {"key_size": 64}), UnsupportedFeature),
     Row("segment with flags", at(f"{SEGMENT}/flags", ["in-reencryption"]), UnsupportedFeature),
     Row("segment with an unknown member", at(f"{SEGMENT}/opal_key_size", 32), UnsupportedFeature),
