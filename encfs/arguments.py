@@ -185,6 +185,9 @@ def add_unlock_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--require-authenticated-header", action="store_true", help="refuse a header without a right MAC"
     )
+    parser.add_argument(
+        "--root-hash", metavar="HEX", help="verify every block against this hash tree; implies read-only"
+    )
     parser.epilog = KEY_CONFIG_HELP
 
 
@@ -192,12 +195,14 @@ def unlock_options(arguments: argparse.Namespace) -> UnlockOptions:
     """The options as a value."""
     from encfs.luks2.kdf import KdfLimits
     from encfs.opening import UnlockOptions
+    from encfs.verity.format import parse_root_hash
 
     return UnlockOptions(
         header=arguments.header,
         limits=KdfLimits.parse(arguments.kdf_limit) if arguments.kdf_limit else None,
         keyslot=arguments.keyslot,
         require_authenticated=arguments.require_authenticated_header,
+        root_hash=None if arguments.root_hash is None else parse_root_hash(arguments.root_hash),
     )
 
 

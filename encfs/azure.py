@@ -16,7 +16,6 @@ from encfs import errors as ours
 from encfs.config import MAX_CONFIG, KeyConfig, parse_key_config
 from encfs.keys import Secret, passphrase_from_jwk
 from sidecar import errors as theirs
-from sidecar.client import ReleaseSettings, release
 from sidecar.hosts import Hosts
 from sidecar.http import CA_VARIABLE, tls_context
 from sidecar.identity import TokenSource, choose_identity
@@ -41,6 +40,8 @@ class ReleasedKeySource:
 
     async def passphrase(self) -> Secret:
         """Attest, release, derive; see `KeySource`."""
+        from sidecar.client import ReleaseSettings, release  # a driver, which only wants tokens, goes without
+
         config = self.config
         settings = ReleaseSettings(config.maa_endpoint, config.akv_endpoint, config.kid)
         try:

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from encfs.azure import blob_identity, blob_tls, store_environment
+from encfs.azure import BlobIdentity, blob_identity, blob_tls, store_environment
 from encfs.block.blob import BlobDevice, open_blob
+from encfs.block.blobhttp import BlobHttp
 from encfs.block.bloburl import MAX_URL, BlobUrl, parse_blob_url
 from encfs.block.cachesettings import CacheSettings, sized
 from encfs.errors import UsageError
@@ -66,6 +67,7 @@ async def open_access(
     environ: Mapping[str, str] = os.environ,
     lease_id: str = "",
     etag: str = "",
+    unfinished: bool = False,
     deadline: float = OPEN_SECONDS,
 ) -> BlobDevice:
     """Open a blob; see `encfs.block.blob.open_blob`.
@@ -74,18 +76,28 @@ async def open_access(
         HostNotAllowed: a token would go to a host that is not on the list.
         ImageError, StoreError: what is wrong with the blob, or with the way to it.
     """
-    host = access.url.host
-    tokens = blob_identity(host, environ, client_id=access.client_id) if access.bearer else None
     return await open_blob(
         access.url,
         read_only=read_only,
-        tokens=tokens,
+        tokens=_tokens(access, environ),
         tls=blob_tls(environ),
         lease_id=lease_id,
         etag=etag,
         take_over=access.take_over,
+        unfinished=unfinished,
         deadline=deadline,
     )
+
+
+def open_http(access: BlobAccess, *, environ: Mapping[str, str] = os.environ) -> BlobHttp:
+    """Requests to a blob that may not exist yet; see `open_access`."""
+    return BlobHttp(access.url, tokens=_tokens(access, environ), tls=blob_tls(environ))
+
+
+def _tokens(access: BlobAccess, environ: Mapping[str, str]) -> BlobIdentity | None:
+    if not access.bearer:
+        return None
+    return blob_identity(access.url.host, environ, client_id=access.client_id)
 
 
 def blob_order(access: BlobAccess, device: BlobDevice, *, deadline: float) -> BlobOrder:

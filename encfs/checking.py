@@ -52,6 +52,8 @@ async def check_image(place: Path | BlobAccess, passphrase: Secret, options: Unl
         Finding("key", True, _fingerprint(passphrase)),
         Finding("header MAC", True, _authentication(unlocked.authenticated)),
     ]
+    if options.root_hash is not None:
+        findings.append(Finding("hash tree", True, "header and keyslots match the root hash"))
     async with exposed(volume_of(image, unlocked)) as data:
         code, output = await run_tool("e2fsck", "-f", "-n", str(data))
     findings.append(Finding("file system", code == _CLEAN, _e2fsck_words(code, output)))

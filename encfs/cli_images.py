@@ -36,6 +36,7 @@ def add_commands(commands: Commands) -> None:
     _add_info(commands)
     _add_check(commands)
     _add_extract(commands)
+    _add_seal(commands)
 
 
 def _add_create(commands: Commands) -> None:
@@ -64,6 +65,11 @@ def _add_create(commands: Commands) -> None:
         action="store_true",
         help="same folder, same key, same image, byte for byte; SOURCE_DATE_EPOCH clamps times",
     )
+    parser.add_argument(
+        "--verity",
+        action="store_true",
+        help="add a dm-verity hash tree and print its root hash, for mount --root-hash",
+    )
     parser.add_argument("--force", action="store_true", help="replace an existing image")
     parser.add_argument("--quiet", action="store_true", help="no progress line on a terminal")
     parser.add_argument("--json", action="store_true", help="print what was made as JSON")
@@ -84,6 +90,7 @@ def _create(arguments: argparse.Namespace) -> None:
         label=arguments.label,
         kid=arguments.kid,
         reproducible=arguments.reproducible,
+        verity=arguments.verity,
         force=arguments.force,
         progress=not (arguments.quiet or arguments.json),
     )
@@ -95,6 +102,8 @@ def _create(arguments: argparse.Namespace) -> None:
     else:
         key = f", key check value {created.key_check_value}" if created.key_check_value else ""
         print(f"{created.path}: {created.size} bytes, uuid {created.uuid}{key}")
+        if created.root_hash is not None:
+            print(f"root hash {created.root_hash}")
 
 
 def _add_info(commands: Commands) -> None:
@@ -182,3 +191,33 @@ def _extract(arguments: argparse.Namespace) -> None:
         return await extract(place, arguments.directory, passphrase, unlock_options(arguments))
 
     print(f"{arguments.directory}: {trio.run(run)} entries")
+
+
+def _add_seal(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "seal",
+        _seal,
+        "Add a dm-verity hash tree to an image and print its root hash; needs no key.",
+        "Afterwards `mount --root-hash HEX` verifies every block, read-only: a changed, moved or older\n"
+        "block is an error. Tell the root hash by a way that the store's owner cannot change.\n\n"
+        "the same as: veritysetup format IMAGE IMAGE --hash-offset SIZE --data-blocks SIZE/4096",
+    )
+    parser.add_argument("image", type=Path)
+    parser.add_argument("--force", action="store_true", help="replace the tree of a sealed image")
+    parser.add_argument("--quiet", action="store_true", help="no progress line on a terminal")
+    parser.add_argument("--json", action="store_true", help="print what was made as JSON")
+
+
+def _seal(arguments: argparse.Namespace) -> None:
+    from encfs.sealing import Sealed, seal_image
+
+    async def run() -> Sealed:
+        show = not (arguments.quiet or arguments.json)
+        return await seal_image(arguments.image, force=arguments.force, show=show)
+
+    sealed = trio.run(run)
+    if arguments.json:
+        print(json.dumps(asdict(sealed) | {"path": str(sealed.path)}))
+    else:
+        print(sealed.root_hash)

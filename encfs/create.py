@@ -31,6 +31,7 @@ from encfs.luks2.token import KeyToken
 from encfs.partial import partial_file, publish
 from encfs.populate import populate
 from encfs.progress import in_units, progress
+from encfs.sealing import seal
 from encfs.session import Volume
 from encfs.volume import SegmentGeometry
 
@@ -61,6 +62,7 @@ class CreateOptions:
         label: LUKS2 and ext4 label; may be empty.
         kid: name of the key in its vault, kept in the header; may be empty.
         reproducible: everything random comes from the key and the content, see `_reproducible`.
+        verity: seal it with a hash tree; it can then be mounted read-only alone.
         force: replace an existing file.
         progress: show on a terminal how far it is.
     """
@@ -72,18 +74,23 @@ class CreateOptions:
     label: str = ""
     kid: str = ""
     reproducible: bool = False
+    verity: bool = False
     force: bool = False
     progress: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """What was made: size in bytes, LUKS2 UUID, public fingerprint of the key (None for a typed one)."""
+    """What was made: size in bytes, LUKS2 UUID, public fingerprint of the key (None for a typed one).
+
+    `root_hash` of the hash tree in hex, None without one; a mount must be given it from elsewhere.
+    """
 
     path: Path
     size: int
     uuid: str
     key_check_value: str | None
+    root_hash: str | None
 
 
 def parse_size(text: str) -> int:
@@ -123,8 +130,12 @@ async def create_image(path: Path, passphrase: Secret, options: CreateOptions) -
         async with progress(f"creating {path.name}", lambda: _stored(fd), plan.bytes, show=options.progress):
             uuid = await _fill(fd, path, size, passphrase, options, plan)
             os.fsync(fd)
+        root = None
+        if options.verity:
+            root = (await trio.to_thread.run_sync(lambda: seal(fd, size, random=plan.random))).hex()
+        whole = os.fstat(fd).st_size
         publish(partial, path, force=options.force)
-    return Created(path, size, uuid, offered_fingerprint(passphrase))
+    return Created(path, whole, uuid, offered_fingerprint(passphrase), root)
 
 
 @dataclass(frozen=True, slots=True)

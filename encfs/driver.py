@@ -15,21 +15,25 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
 from encfs import fuse, residency
-from encfs.block.blob import BlobDevice
 from encfs.block.buffers import BufferPool
-from encfs.block.cache import Cache, serve_cache
 from encfs.block.device import BlockDevice
-from encfs.block.file import FileDevice, adopt_file
-from encfs.block.retry import Retry
+from encfs.block.file import adopt_file
+from encfs.block.verity import Verity
 from encfs.errors import EncfsError, ExitCode
 from encfs.health import Pulse
 from encfs.keys import Secret
 from encfs.stack import build_stack
-from encfs.volume import DriverOrder, read_frame
+from encfs.verity.format import BLOCK, Geometry
+from encfs.verity.tree import Tree
+from encfs.volume import BlobOrder, DriverOrder, VerityOrder, read_frame
+
+if TYPE_CHECKING:
+    from encfs.block.cache import Cache
 
 log = logging.getLogger("encfs.driver")
 
@@ -52,12 +56,20 @@ def main() -> None:
     try:
         order, key = read_frame(_read_exactly)
         trio.run(_serve, order, key)
-    except EncfsError as exc:
-        print(f"failed {int(exc.exit_code)} {exc}", flush=True)
-        sys.exit(exc.exit_code)
-    except Exception:
-        log.exception("unexpected error")
-        sys.exit(ExitCode.INTERNAL)
+    except Exception as exc:
+        error = _known(exc)
+        if error is None:
+            log.exception("unexpected error")
+            sys.exit(ExitCode.INTERNAL)
+        print(f"failed {int(error.exit_code)} {error}", flush=True)
+        sys.exit(error.exit_code)
+
+
+def _known(exc: BaseException) -> EncfsError | None:
+    """The first of our errors in an exception, or in the group that a nursery makes of it."""
+    if isinstance(exc, BaseExceptionGroup):
+        return next((found for part in exc.exceptions if (found := _known(part)) is not None), None)
+    return exc if isinstance(exc, EncfsError) else None
 
 
 def _read_exactly(length: int) -> bytes:
@@ -70,18 +82,11 @@ def _read_exactly(length: int) -> bytes:
 async def _serve(order: DriverOrder, key: Secret) -> None:
     pulse = Pulse(order.pulse_fd)
     pool = BufferPool(_BUFFERS, fuse.MAX_REQUEST)
-    opened = await _open_source(order)
-    source: BlockDevice = opened
     async with trio.open_nursery() as background:
         background.start_soon(_beat, pulse)
         background.start_soon(_ignore_termination)
-        if isinstance(opened, BlobDevice):
-            assert order.blob is not None
-            background.start_soon(opened.keep_lease)
-            patient = Retry(opened, deadline=order.blob.deadline)
-            cache: Cache = await background.start(serve_cache, patient, order.blob.cache)
-            background.start_soon(_tell_store, cache, pulse)
-            source = cache
+        source = await _open_source(order, pulse, background)
+        source = _verified(source, order.verity)
         device = build_stack(source, order.segment, key, pool, read_only=order.read_only)
         try:
             await _serve_until_unmounted(device, order, pool, pulse)
@@ -104,13 +109,33 @@ async def _serve_until_unmounted(
         print("ready", flush=True)
 
 
-async def _open_source(order: DriverOrder) -> FileDevice | BlobDevice:
-    if order.blob is not None:
-        from encfs.blobs import open_ordered  # what local images need not load
+def _verified(source: BlockDevice, order: VerityOrder | None) -> BlockDevice:
+    """The image, verified where its hash tree is asked for."""
+    if order is None:
+        return source
+    geometry = Geometry.of(order.size // BLOCK)
+    tree = Tree(geometry, salt=bytes.fromhex(order.salt), root=bytes.fromhex(order.root))
+    return Verity(source, tree)
 
-        return await open_ordered(order.blob)
+
+async def _open_source(order: DriverOrder, pulse: Pulse, background: trio.Nursery) -> BlockDevice:
+    if order.blob is not None:
+        return await _open_blob(order.blob, pulse, background)
     assert order.image_fd is not None
     return adopt_file(order.image_fd, Path(order.name), read_only=order.read_only, lock=False)
+
+
+async def _open_blob(order: BlobOrder, pulse: Pulse, background: trio.Nursery) -> BlockDevice:
+    # Twelve megabytes that a local image need not load.
+    from encfs.blobs import open_ordered
+    from encfs.block.cache import serve_cache
+    from encfs.block.retry import Retry
+
+    blob = await open_ordered(order)
+    background.start_soon(blob.keep_lease)
+    cache: Cache = await background.start(serve_cache, Retry(blob, deadline=order.deadline), order.cache)
+    background.start_soon(_tell_store, cache, pulse)
+    return cache
 
 
 async def _serve_fuse(

@@ -18,7 +18,7 @@ import trio
 from encfs.errors import DriverFailed, EncfsError, ExitCode
 from encfs.health import Pulse
 from encfs.keys import Secret
-from encfs.volume import BlobOrder, DriverOrder, SegmentGeometry, build_frame
+from encfs.volume import BlobOrder, DriverOrder, SegmentGeometry, VerityOrder, build_frame
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ async def start_driver(
     *,
     read_only: bool,
     for_tools: bool,
+    verity: VerityOrder | None,
     nursery: trio.Nursery,
 ) -> DriverProcess:
     """Start a driver that serves `directory/data`, and wait until it does.
@@ -78,6 +79,7 @@ async def start_driver(
         directory: empty directory to mount FUSE at.
         read_only: serve reads only.
         for_tools: see `DriverOrder`.
+        verity: hash tree to verify the image with.
         nursery: runs the task that passes the driver's log lines on to ours.
 
     Raises:
@@ -86,7 +88,7 @@ async def start_driver(
     """
     pulse = Pulse.create()
     fd, blob = (image, None) if isinstance(image, int) else (None, image)
-    order = DriverOrder(fd, pulse.fd, str(directory), name, segment, read_only, for_tools, blob)
+    order = DriverOrder(fd, pulse.fd, str(directory), name, segment, read_only, for_tools, blob, verity)
     environment = {key: os.environ[key] for key in _KEEP if key in os.environ} | _EXTRA
     process = await trio.lowlevel.open_process(
         [sys.executable, "-P", "-s", "-m", "encfs.driver"],

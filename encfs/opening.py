@@ -20,12 +20,13 @@ import trio
 from encfs.blobs import BlobAccess, open_access
 from encfs.block.blob import BlobDevice
 from encfs.block.file import FileDevice, open_file
-from encfs.errors import EncfsError, TruncatedImage
+from encfs.errors import EncfsError, ImageError, TruncatedImage, UsageError
 from encfs.keys import Secret
 from encfs.luks2.kdf import KdfLimits
 from encfs.luks2.unlock import Header, Unlocked, read_header, unlock
 from encfs.session import Volume
-from encfs.volume import SegmentGeometry
+from encfs.verity.verified import Verified, sealed_size
+from encfs.volume import SegmentGeometry, VerityOrder
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class UnlockOptions:
         keyslot: try only this one.
         require_authenticated: refuse a header without MAC.
         accept_changed_header: unlock although the MAC is wrong; only to sign the header anew.
+        root_hash: of the hash tree, 32 bytes; every block is verified, and the image is read-only.
     """
 
     header: Path | None = None
@@ -47,6 +49,7 @@ class UnlockOptions:
     keyslot: int | None = None
     require_authenticated: bool = False
     accept_changed_header: bool = False
+    root_hash: bytes | None = None
 
 
 S = TypeVar("S", FileDevice, BlobDevice)
@@ -56,13 +59,14 @@ S = TypeVar("S", FileDevice, BlobDevice)
 class Image(Generic[S]):
     """An open image with its checked header; `header_source` is where the header and keyslots lie.
 
-    `place` is its path or address.
+    `place` is its path or address; `verified` reads it through its hash tree, None without one.
     """
 
     place: Path | BlobAccess
     source: S
     header_source: S | FileDevice
     header: Header
+    verified: Verified | None = None
 
     async def aclose(self) -> None:
         """Close both."""
@@ -85,7 +89,7 @@ class Image(Generic[S]):
             return unlock(
                 self.header,
                 passphrase,
-                self.header_source.read_exactly,
+                (self.verified or self.header_source).read_exactly,
                 limits=options.limits,
                 keyslot=options.keyslot,
                 require_authenticated=options.require_authenticated,
@@ -100,6 +104,7 @@ def open_image(
     read_only: bool,
     lock: bool = True,
     direct: bool = True,
+    sealed: bool = False,
 ) -> Image[FileDevice]:
     """Open a local image, read its header once and check it.
 
@@ -109,6 +114,7 @@ def open_image(
         read_only: for reading only, and with a shared lock.
         lock: refuse an image that is in use.
         direct: open for O_DIRECT; not for editing headers.
+        sealed: open for writing even what a hash tree seals.
 
     Raises:
         ImageError: what is wrong with the image.
@@ -124,10 +130,12 @@ def open_image(
         with naming(path if header_path is None else header_path):
             if header_source.size == 0:
                 raise TruncatedImage("image: empty", hint="restore it from a copy, or make one: encfs create")
+            verified = _verified(source, options, read_only=read_only or sealed)
             data_size = None if header_path is None else source.size
-            header = read_header(header_source.read_exactly, header_source.size, data_size=data_size)
+            reader = verified or header_source
+            header = read_header(reader.read_exactly, reader.size, data_size=data_size)
         stack.pop_all()
-    return Image(path, source, header_source, header)
+    return Image(path, source, header_source, header, verified)
 
 
 async def open_place(
@@ -153,7 +161,9 @@ async def open_place(
 def _read_blob_header(access: BlobAccess, source: BlobDevice, options: UnlockOptions) -> Image[BlobDevice]:
     if options.header is None:
         with naming(access):
-            return Image(access, source, source, read_header(source.read_exactly, source.size))
+            verified = _verified(source, options, read_only=source.read_only)
+            reader = verified or source
+            return Image(access, source, source, read_header(reader.read_exactly, reader.size), verified)
     header_source = open_file(options.header, read_only=True, lock=False)
     try:
         with naming(options.header):
@@ -162,6 +172,29 @@ def _read_blob_header(access: BlobAccess, source: BlobDevice, options: UnlockOpt
         header_source.close()
         raise
     return Image(access, source, header_source, header)
+
+
+def _verified(
+    source: FileDevice | BlobDevice, options: UnlockOptions | None, *, read_only: bool
+) -> Verified | None:
+    """A reader through the hash tree, when its root hash is given.
+
+    Raises:
+        UsageError: the options ask for something the tree cannot protect.
+        ImageError: the image has no such tree.
+    """
+    if options is None or options.root_hash is None:
+        if not read_only and sealed_size(source.read_exactly, source.size) is not None:
+            raise ImageError(
+                "image: sealed by a hash tree, which any write would break",
+                hint="mount it with --root-hash or --read-only; to change it, copy its files to a new image",
+            )
+        return None
+    if options.header is not None:
+        raise UsageError("a root hash with a detached header: the header would not be verified")
+    if not read_only:
+        raise UsageError("a root hash with a writable image", hint="add --read-only")
+    return Verified(source.read_exactly, source.size, options.root_hash)
 
 
 async def open_volume(
@@ -174,7 +207,7 @@ async def open_volume(
         WrongKey: no keyslot opens with this passphrase.
     """
     options = options or UnlockOptions()
-    image = await open_place(place, options, read_only=read_only)
+    image = await open_place(place, options, read_only=read_only or options.root_hash is not None)
     try:
         warn(image)
         unlocked = await trio.to_thread.run_sync(image.unlock, passphrase, options)
@@ -193,7 +226,19 @@ def volume_of(image: Image[FileDevice] | Image[BlobDevice], unlocked: Unlocked) 
     geometry = SegmentGeometry(segment.offset, segment.size, segment.sector_size, segment.iv_tweak)
     source = image.source
     access = image.place if isinstance(image.place, BlobAccess) else None
-    return Volume(source, str(image.place), geometry, unlocked.volume_key, source.read_only, access=access)
+    verified = image.verified
+    verity = None
+    if verified is not None:
+        verity = VerityOrder(verified.root.hex(), verified.salt.hex(), verified.size)
+    return Volume(
+        source,
+        str(image.place),
+        geometry,
+        unlocked.volume_key,
+        source.read_only,
+        access=access,
+        verity=verity,
+    )
 
 
 def warn(image: Image[FileDevice] | Image[BlobDevice]) -> None:

@@ -35,7 +35,7 @@ from encfs.errors import DriverFailed, EncfsError, ReadOnlyDevice, StoreError
 from encfs.filesystem import FileSystem
 from encfs.health import Watch
 from encfs.keys import Secret
-from encfs.volume import BlobOrder, SegmentGeometry
+from encfs.volume import BlobOrder, SegmentGeometry, VerityOrder
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ _NEXT = {
 class Volume:
     """An unlocked image: what a session needs to serve it; `for_tools` as in `DriverOrder`.
 
-    `access` says how the driver reaches the blob that `source` is.
+    `access` says how the driver reaches the blob that `source` is, `verity` by which hash tree it verifies.
     """
 
     source: FileDevice | BlobDevice
@@ -75,6 +75,7 @@ class Volume:
     read_only: bool
     for_tools: bool = False
     access: BlobAccess | None = None
+    verity: VerityOrder | None = None
 
     def image(self, deadline: float) -> int | BlobOrder:
         """What a driver opens: the inherited descriptor, or a blob.
@@ -124,6 +125,7 @@ class Session:
             self.device_directory,
             read_only=volume.read_only,
             for_tools=volume.for_tools,
+            verity=volume.verity,
             nursery=nursery,
         )
         self._enter(Phase.DRIVING)

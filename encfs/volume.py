@@ -61,6 +61,15 @@ class BlobOrder:
 
 
 @dataclass(frozen=True, slots=True)
+class VerityOrder:
+    """A hash tree to verify the image with: root hash and salt in hex, size of the image in bytes."""
+
+    root: str
+    salt: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class DriverOrder:
     """One volume to serve, from an open file or from a blob. Descriptors are numbers in the driver process.
 
@@ -76,6 +85,7 @@ class DriverOrder:
     read_only: bool
     for_tools: bool = False
     blob: BlobOrder | None = None
+    verity: VerityOrder | None = None
 
 
 def build_frame(order: DriverOrder, volume_key: Secret) -> bytes:
@@ -98,7 +108,9 @@ def read_frame(read_exactly: Callable[[int], bytes]) -> tuple[DriverOrder, Secre
         blob = head.pop("blob")
         if blob is not None:
             blob = BlobOrder(cache=CacheSettings(**blob.pop("cache")), **blob)
-        return DriverOrder(segment=segment, blob=blob, **head), key
+        verity = head.pop("verity")
+        verity = None if verity is None else VerityOrder(**verity)
+        return DriverOrder(segment=segment, blob=blob, verity=verity, **head), key
     except (KeyError, TypeError, AttributeError) as exc:
         raise UsageError("driver order: members missing or unknown") from exc
 

@@ -123,7 +123,7 @@ def parse_superblock(data: bytes) -> Superblock:
     if magic != _MAGIC:
         raise ImageError(
             f"verity superblock: starts with {magic.hex()}, wanted {_MAGIC.hex()}",
-            hint="the image has no verity tree; seal it with `encfs seal`",
+            hint="the image has no hash tree (make one: encfs seal), or was cut or extended since",
         )
     seen, wanted = (version, kind, name.rstrip(b"\0"), data_block, hash_block), (1, 1, _HASH, BLOCK, BLOCK)
     if seen != wanted:

@@ -50,16 +50,26 @@ class Tree:
         self._limit = max(cache_blocks, 4 * _TOGETHER)
         self._kept: OrderedDict[tuple[int, int], bytes] = OrderedDict()
 
-    def verify(self, first: int, data: Buffer) -> Generator[Fetch, bytes, None]:
-        """Verify data blocks from number `first`; yields what to fetch, and is sent the bytes of it.
+    def digests(self, first: int, count: int) -> Generator[Fetch, bytes, bytes]:
+        """What data blocks from number `first` must hash to; yields what to fetch, is sent its bytes.
+
+        Returns:
+            32 bytes a block, for `check`.
 
         Raises:
-            Tampered: a data or hash block is not what the root hash says.
+            Tampered: a hash block is not what the root hash says.
         """
-        count = len(data) // BLOCK
         while (fetch := self._missing(first, count)) is not None:
             self._admit(fetch, (yield fetch))
-        bad = self._hasher.compare(data, BLOCK, self._digests(0, first, count))
+        return self._digests(0, first, count)
+
+    def check(self, first: int, data: Buffer, digests: bytes) -> None:
+        """Hold data blocks from number `first` against their digests; may run in any thread.
+
+        Raises:
+            Tampered: one is not what the root hash says.
+        """
+        bad = self._hasher.compare(data, BLOCK, digests)
         if bad >= 0:
             raise Tampered(
                 f"image: block {first + bad} (bytes {(first + bad) * BLOCK} to {(first + bad + 1) * BLOCK}) "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 from fakes.blobservice import BlobService
 from fakes.commands import Commands, is_mounted
+from fakes.localblobs import local_blobs
 
 from encfs.errors import ExitCode
 
@@ -41,7 +43,9 @@ def image(commands: Commands, sample: Path) -> Path:
 def test_written_through_a_mount_and_there_after_it(
     commands: Commands, image: Path, azurite: BlobService, signature: list[str | Path]
 ) -> None:
-    url = str(azurite.url(azurite.page_blob(image.read_bytes()), ""))
+    url = str(azurite.url("uploaded", ""))
+    uploaded = commands.run("encfs", "upload", image, url, *signature, "--json", check=True)
+    assert json.loads(uploaded.out)["verified"] == 32 << 20
     (commands.folder / "other").mkdir()
     mnt, data = commands.folder / "mnt", os.urandom(3 << 20)
     commands.run("encfs", "mount", url, mnt, "--key-file", "key.bin", *signature, check=True)
@@ -99,6 +103,27 @@ def test_a_taken_over_volume_becomes_read_only_and_the_new_one_works(
     assert not (commands.folder / "out" / "lost").exists()
     assert ended.code == ExitCode.STORE, "that something was not stored is said"
     assert "became read-only" in ended.err
+
+
+def test_tokens_of_an_identity_renewed_while_mounted(commands: Commands, image: Path, tmp_path: Path) -> None:
+    """Against the cloud in a box, which refuses the token now and then, as if it had expired."""
+    refused = "status=401,code=InvalidAuthenticationInfo,times=1,after"
+    faults = [f"blob/put-page:{refused}={after}" for after in (0, 20, 30)] + [f"blob/get:{refused}=5"]
+    with local_blobs(tmp_path / "cloud", tmp_path / "snp", *faults) as service:
+        commands.environment |= service.environment
+        url, mnt = str(service.url("mine", "")), commands.folder / "mnt"
+        commands.run("encfs", "upload", image, url, "--identity", check=True)
+        commands.run("encfs", "mount", url, mnt, "--key-file", "key.bin", "--identity", check=True)
+        for number in range(10):
+            write_durably(mnt / f"new-{number}", bytes([number]) * 100_000)
+        commands.run("encfs", "unmount", mnt, check=True)
+        commands.run("encfs", "check", url, "--key-file", "key.bin", "--identity", check=True)
+        commands.run("encfs", "extract", url, "out", "--key-file", "key.bin", "--identity", check=True)
+        stranger = commands.run("encfs", "info", url)
+    for number in range(10):
+        assert (commands.folder / "out" / f"new-{number}").read_bytes() == bytes([number]) * 100_000
+    assert stranger.code == ExitCode.ACCESS_DENIED
+    assert "--identity" in stranger.err
 
 
 def test_a_signature_in_the_arguments_is_refused_and_not_repeated(commands: Commands) -> None:

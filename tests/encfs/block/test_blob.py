@@ -25,13 +25,15 @@ from encfs.errors import (
     UnsuitableBlob,
 )
 
-pytestmark = pytest.mark.azurite
 SIZE = 64 << 10
 
 
-@pytest.fixture
-def service(azurite: BlobService) -> BlobService:
-    return azurite
+@pytest.fixture(params=[pytest.param("azurite", marks=pytest.mark.azurite), "local_blob_service"])
+def service(request: pytest.FixtureRequest) -> BlobService:
+    """Everything here holds for both: two implementations that have never seen each other."""
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, BlobService)
+    return found
 
 
 def noise(size: int = SIZE) -> bytes:
