@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.azurite]
 
 LIMIT = 512 << 20
 CACHE = 128 << 20
-BOUND = 500.0
+BOUND = 90.0
 DEADLINE = 8.0
 
 
