@@ -1,7 +1,7 @@
 """Whole policies: two of confcom's own sample policies, met byte for byte, and what each choice changes.
 
-The expected digests are SHA-256 of the text of `samples/aci/environment_variables/policy.rego` (confcom 1.2.7)
-and `samples/aci/command/policy_fragment.rego` (prerelease) in Azure/azure-cli-extensions, src/confcom, without
+The expected digests are SHA-256 of `samples/aci/environment_variables/policy.rego` (confcom 1.2.7) and of
+`samples/aci/command/policy_fragment.rego` (prerelease) in Azure/azure-cli-extensions, src/confcom, without
 the three line ends that printing adds.
 """
 
