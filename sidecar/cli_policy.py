@@ -1,0 +1,161 @@
+"""Commands on security policies: generate, digest, inspect, diff, lint, denial, fragment, testchain.
+
+Kind: entry
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sidecar import cli_policy_generate
+from sidecar.arguments import Commands, command, read_file
+from sidecar.errors import UsageError
+
+if TYPE_CHECKING:
+    from sidecar.policy.digest import FoundPolicy
+    from sidecar.policy.inspect_text import Paint
+
+_SOURCES = (
+    "FILE is a policy's Rego text or its base64, an ARM template or deployed group (JSON) that carries\n"
+    "it, or a manifest (YAML) with the virtual nodes' annotation; - is standard input; no FILE: the\n"
+    "policy that this machine runs under."
+)
+
+
+def add_commands(commands: Commands) -> None:
+    """Declare the group."""
+    parser = commands.add_parser(
+        "policy", help="Work with security policies.", description="Security policies."
+    )
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    cli_policy_generate.add_commands(actions)
+    _add_digest(actions)
+    _add_inspect(actions)
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, nargs="?", help="- for standard input")
+    parser.add_argument("--group", metavar="NAME", help="the container group, where a file has several")
+
+
+def _found(path: Path | None, what: str = "") -> tuple[FoundPolicy, ...]:
+    """The policies of a file, or the one this machine runs under."""
+    from sidecar.policy.digest import FoundPolicy, find_policies
+    from sidecar.uvm import read_uvm
+
+    if path is not None:
+        return find_policies(read_file(path), what=what or f"file {path}")
+    uvm = read_uvm()
+    if uvm.security_policy is None:
+        raise UsageError(
+            "no file given, and this machine runs under no security policy",
+            hint="name a file, or - for stdin",
+        )
+    return (FoundPolicy("", uvm.security_policy),)
+
+
+def _chosen(path: Path | None, group: str | None) -> tuple[FoundPolicy, ...]:
+    found = _found(path)
+    chosen = tuple(policy for policy in found if group in (None, policy.name))
+    if not chosen:
+        names = ", ".join(repr(policy.name) for policy in found)
+        raise UsageError(f"--group {group}: no such container group, wanted one of {names}")
+    return chosen
+
+
+def _paint(arguments: argparse.Namespace) -> Paint:
+    """Colour on a terminal, unless the user wants none."""
+    from sidecar.policy.inspect_text import Paint
+
+    automatic = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return Paint({"always": True, "never": False}.get(arguments.colour, automatic))
+
+
+def _add_colour(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--colour",
+        "--color",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="default: %(default)s",
+    )
+
+
+# -- digest ---------------------------------------------------------------------------------------
+
+
+def _add_digest(actions: Commands) -> None:
+    parser = command(
+        actions,
+        "digest",
+        _digest,
+        "Print the SHA-256 of a security policy: HOST_DATA of a guest that runs under it.",
+        _SOURCES + "\nA file with several groups: a line each, with the group's name.",
+    )
+    _add_source(parser)
+    _add_digest_options(parser)
+
+
+def _add_digest_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-p", "--policy", metavar="BASE64", help="the policy itself, in base64")
+    parser.add_argument("-f", dest="further", type=Path, metavar="FILE", help="the same as FILE")
+    parser.add_argument("-v", action="store_true", help="print the policy's text to standard error as well")
+    parser.add_argument("--check", metavar="HEX", help="wanted digest; exit code 12 when it is another")
+
+
+def _digest(arguments: argparse.Namespace) -> None:
+    from sidecar.errors import PolicyRejected
+    from sidecar.policy.digest import find_policies
+
+    given = [x for x in (arguments.file, arguments.further, arguments.policy) if x is not None]
+    if len(given) > 1:
+        raise UsageError("digest: wanted one of FILE, -f FILE and -p BASE64")
+    if arguments.policy is not None:
+        found = find_policies(arguments.policy.encode(), what="-p")
+    else:
+        found = _chosen(arguments.file or arguments.further, arguments.group)
+    for policy in found:
+        if arguments.v:
+            sys.stderr.write(policy.text.decode("utf-8", "replace").rstrip("\n") + "\n")
+        print(policy.digest if len(found) == 1 else f"{policy.digest}  {policy.name}")
+        if arguments.check and arguments.check.lower() != policy.digest:
+            raise PolicyRejected(
+                f"{policy.label}: digest {policy.digest}, wanted {arguments.check[:64]}",
+                hint="sidecar policy diff shows what changed between two policies",
+            )
+
+
+# -- inspect --------------------------------------------------------------------------------------
+
+
+def _add_inspect(actions: Commands) -> None:
+    parser = command(
+        actions, "inspect", _inspect, "Show what a security policy admits, container by container.", _SOURCES
+    )
+    _add_source(parser)
+    parser.add_argument("--json", action="store_true")
+    _add_colour(parser)
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    from sidecar.policy.inspect import describe_policy
+    from sidecar.policy.parse import parse_policy
+
+    found = _chosen(arguments.file, arguments.group)
+    policies = [(policy, parse_policy(policy.text, what=policy.label)) for policy in found]
+    if arguments.json:
+        shown = [{"group": f.name or None, "digest": f.digest} | policy.to_json() for f, policy in policies]
+        print(json.dumps(shown[0] if len(shown) == 1 else shown, indent=1))
+        return
+    paint = _paint(arguments)
+    for number, (f, policy) in enumerate(policies):
+        if number:
+            print()
+        if f.name:
+            print(f"{paint.head('container group')} {f.name}")
+        print(describe_policy(policy, f.digest, paint))
