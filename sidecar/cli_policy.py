@@ -1,4 +1,4 @@
-"""Commands on security policies: digest, inspect, diff, lint, denial, fragment, testchain.
+"""Commands on security policies: generate, digest, inspect, diff, lint, denial, fragment, testchain.
 
 Kind: entry
 """
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sidecar import cli_policy_generate
 from sidecar.arguments import Commands, command, read_file
 from sidecar.errors import UsageError
 
@@ -32,6 +33,7 @@ def add_commands(commands: Commands) -> None:
         "policy", help="Work with security policies.", description="Security policies."
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
+    cli_policy_generate.add_commands(actions)
     _add_digest(actions)
     _add_inspect(actions)
     _add_diff(actions)
