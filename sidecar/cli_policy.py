@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sidecar import cli_policy_generate
+from sidecar import cli_policy_fragment, cli_policy_generate
 from sidecar.arguments import Commands, command, read_file
 from sidecar.errors import UsageError
 
@@ -39,6 +39,7 @@ def add_commands(commands: Commands) -> None:
     _add_diff(actions)
     _add_lint(actions)
     _add_denial(actions)
+    cli_policy_fragment.add_commands(actions)
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
