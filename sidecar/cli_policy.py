@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sidecar import cli_policy_generate
+from sidecar import cli_policy_fragment, cli_policy_generate
 from sidecar.arguments import Commands, command, read_file
 from sidecar.errors import UsageError
 
@@ -36,6 +36,10 @@ def add_commands(commands: Commands) -> None:
     cli_policy_generate.add_commands(actions)
     _add_digest(actions)
     _add_inspect(actions)
+    _add_diff(actions)
+    _add_lint(actions)
+    _add_denial(actions)
+    cli_policy_fragment.add_commands(actions)
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
@@ -159,3 +163,120 @@ def _inspect(arguments: argparse.Namespace) -> None:
         if f.name:
             print(f"{paint.head('container group')} {f.name}")
         print(describe_policy(policy, f.digest, paint))
+
+
+# -- diff -----------------------------------------------------------------------------------------
+
+
+def _add_diff(actions: Commands) -> None:
+    parser = command(
+        actions,
+        "diff",
+        _diff,
+        "Show what changed between two security policies, with both digests.",
+        "A and B as for inspect. Exit code 0: the same policy; 12: they differ.",
+    )
+    parser.add_argument("a", type=Path, metavar="A", help="the older one")
+    parser.add_argument(
+        "b", type=Path, metavar="B", nargs="?", help="default: the one this machine runs under"
+    )
+    parser.add_argument("--group", metavar="NAME", help="the container group, where a file has several")
+    parser.add_argument("--json", action="store_true")
+    _add_colour(parser)
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from sidecar.errors import ExitCode
+    from sidecar.policy.diff import compare, describe_difference
+
+    before, after = (_one(path, arguments.group) for path in (arguments.a, arguments.b))
+    difference = compare(before, after)
+    if arguments.json:
+        print(json.dumps(difference.to_json(), indent=1))
+    else:
+        print(describe_difference(difference, _paint(arguments)))
+    return ExitCode.OK if difference.same else ExitCode.POLICY_REJECTED
+
+
+def _one(path: Path | None, group: str | None) -> FoundPolicy:
+    """The one policy of a file; one group's, when the file has several."""
+    found = _found(path)
+    chosen = found if len(found) == 1 else _chosen(path, group)
+    if len(chosen) > 1:
+        names = ", ".join(repr(policy.name) for policy in chosen)
+        raise UsageError(f"file {path}: several policies, of {names}", hint="say which: --group NAME")
+    return chosen[0]
+
+
+# -- lint -----------------------------------------------------------------------------------------
+
+
+def _add_lint(actions: Commands) -> None:
+    parser = command(
+        actions,
+        "lint",
+        _lint,
+        "Find what is weak in a security policy, or likely to fail.",
+        _SOURCES + "\nExit code 12 when something is found at the level of --fail-on, or worse.",
+    )
+    _add_source(parser)
+    parser.add_argument(
+        "--fail-on", choices=("error", "warning", "note", "never"), default="error", help="(%(default)s)"
+    )
+    parser.add_argument("--json", action="store_true")
+    _add_colour(parser)
+
+
+def _lint(arguments: argparse.Namespace) -> int:
+    from sidecar.errors import ExitCode
+    from sidecar.policy.lint import Level, describe_findings, lint_policy
+    from sidecar.policy.parse import parse_policy
+
+    found = _chosen(arguments.file, arguments.group)
+    findings = {policy.name: lint_policy(parse_policy(policy.text, what=policy.label)) for policy in found}
+    if arguments.json:
+        shown = {name: [finding.to_json() for finding in listed] for name, listed in findings.items()}
+        print(json.dumps(shown if len(found) > 1 else next(iter(shown.values())), indent=1))
+    else:
+        paint = _paint(arguments)
+        for name, listed in findings.items():
+            print(f"{paint.head('container group')} {name}\n" * bool(name) + describe_findings(listed, paint))
+    order = [*Level, "never"]
+    worst = order[: order.index(arguments.fail_on) + 1] if arguments.fail_on != "never" else []
+    failed = any(finding.level in worst for listed in findings.values() for finding in listed)
+    return ExitCode.POLICY_REJECTED if failed else ExitCode.OK
+
+
+# -- denial ---------------------------------------------------------------------------------------
+
+
+def _add_denial(actions: Commands) -> None:
+    parser = command(
+        actions,
+        "denial",
+        _denial,
+        "Say in words why the policy refused a container: the policyDecision of a failed start.",
+        "FILE holds the event's text, or the base64 of the decision alone; default: standard input.",
+    )
+    parser.add_argument("file", nargs="?", default="-", metavar="FILE|BASE64")
+    parser.add_argument("--policy", type=Path, metavar="FILE", help="the policy, to say what it wants")
+    parser.add_argument("--group", metavar="NAME", help="its container group, where the file has several")
+    parser.add_argument("--json", action="store_true")
+    _add_colour(parser)
+
+
+def _denial(arguments: argparse.Namespace) -> None:
+    from sidecar.policy.denial import describe_denial, parse_denial
+    from sidecar.policy.parse import parse_policy
+
+    path = Path(arguments.file)
+    # A name that is no file and too long for one is the decision itself.
+    pasted = "policyDecision" in arguments.file or len(arguments.file) > 200
+    denial = parse_denial(arguments.file.encode() if pasted else read_file(path))
+    containers = (
+        parse_policy(_one(arguments.policy, arguments.group).text).containers if arguments.policy else ()
+    )
+    if arguments.json:
+        print(json.dumps(denial.to_json(), indent=1))
+    else:
+        print(describe_denial(denial, _paint(arguments), containers=containers))

@@ -91,7 +91,8 @@ def test_a_volume_opens_with_a_released_key_and_only_under_its_policy(guest: Com
     refused = guest.run("encfs", "mount", "data.img", mnt, "--key-config", "key.json")
     assert refused.code == ExitCode.RELEASE_REFUSED
     assert "x-ms-sevsnpvm-hostdata" in refused.err
-    assert "encfs: hint: the security policy is not the one" in refused.err
+    assert "the security policy is not the one the key was imported for" in refused.err
+    assert "encfs: hint: start the guest with the policy whose SHA-256 is" in refused.err
     assert not is_mounted(mnt)
 
 
@@ -150,12 +151,12 @@ def test_explain_live_and_from_files(guest: Commands) -> None:
     import_key(guest)
     names = guest.environment
     words = ("sidecar", "explain", "--maa", names["MAA_ENDPOINT"], "--akv", names["MHSM_ENDPOINT"])
-    assert guest.run(*words, "--kid", "explained", check=True).out.rstrip().endswith("released")
+    assert guest.run(*words, "--kid", "explained", check=True).out.rstrip().endswith("succeeded")
     guest.environment["UVM_SECURITY_POLICY"] = base64.b64encode(OTHER_POLICY.encode()).decode()
     refused = guest.run(*words, "--kid", "explained")
     assert refused.code == SidecarExit.RELEASE_REFUSED
     assert "FAIL x-ms-sevsnpvm-hostdata" in refused.out
-    assert "sidecar policy digest" in refused.out
+    assert "sidecar import-key --policy-digest" in refused.out
     suggested = guest.run("sidecar", "explain", "--maa", names["MAA_ENDPOINT"], "--suggest", check=True).out
     (guest.folder / "policy.json").write_text(suggested)
     token = guest.run("sidecar", "attest", "--maa", names["MAA_ENDPOINT"], "--token", check=True).out
