@@ -10,6 +10,7 @@ Kind: entry
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +19,13 @@ from sidecar.arguments import Commands, command, read_file
 from sidecar.errors import ExitCode, PolicyRejected, UsageError
 
 if TYPE_CHECKING:
-    from sidecar.policy.containers import JsonObject
     from sidecar.policy.generate import GenerateOptions, GroupPolicy
     from sidecar.policy.generate_sources import Source
     from sidecar.policy.image import ResolvedImage
+    from sidecar.policy.parse_model import Container, FragmentImport
 
+# What scripts around confcom look for; other commands say 12 for a policy that differs.
+_DIFFERENT = ExitCode.USAGE
 _MORE = """\
 One source: -a TEMPLATE, -i CONFIG, --virtual-node-yaml FILE or --image NAME. A template or a YAML file gets
 the policy put in, and its digest is printed, unless a printing option is given; nothing else in it changes.
@@ -200,6 +203,7 @@ def _options(arguments: argparse.Namespace) -> GenerateOptions:
 
     if arguments.debug_mode:
         print("sidecar: warning: debug mode: whoever reaches the host may open a shell", file=sys.stderr)
+    imports, covering = _fragments(arguments.fragments_json)
     svn = arguments.infrastructure_svn or INFRASTRUCTURE_SVN
     if int(svn) < int(INFRASTRUCTURE_SVN):
         print(f"sidecar: warning: infrastructure svn {svn} is below {INFRASTRUCTURE_SVN}", file=sys.stderr)
@@ -213,7 +217,8 @@ def _options(arguments: argparse.Namespace) -> GenerateOptions:
         env_dropping=not arguments.no_env_dropping,
         default_fragment=not arguments.exclude_default_fragments,
         infrastructure_svn=svn,
-        imports=_imports(arguments),
+        imports=tuple(one.to_json() for one in imports),
+        covering=covering,
         further=parse_entries(arguments.with_containers or ()),
         versions=Versions(
             arguments.api_version or DEFAULT_API, arguments.framework_version or DEFAULT_FRAMEWORK
@@ -221,10 +226,20 @@ def _options(arguments: argparse.Namespace) -> GenerateOptions:
     )
 
 
-def _imports(arguments: argparse.Namespace) -> tuple[JsonObject, ...]:
-    from sidecar.policy.generate_sources import parse_imports
+def _fragments(path: Path | None) -> tuple[tuple[FragmentImport, ...], tuple[Container, ...]]:
+    """The imports of a file, and the containers of those fragments that it names a local path of."""
+    from sidecar.policy.fragment import verify_fragment
+    from sidecar.policy.fragment_text import local_paths, parse_imports
 
-    return parse_imports(read_file(arguments.fragments_json)) if arguments.fragments_json else ()
+    if path is None:
+        return (), ()
+    data = read_file(path)
+    imports = parse_imports(data, what=f"file {path}")
+    found: list[Container] = []
+    for one in local_paths(data, what=f"file {path}"):
+        fragment = verify_fragment(read_file(path.parent / one), accept=imports)
+        found += fragment.content.containers
+    return imports, tuple(found)
 
 
 # -- results --------------------------------------------------------------------------------------
@@ -288,4 +303,20 @@ def _print_existing(source: Source) -> int:
 
 
 def _diff(policies: list[GroupPolicy]) -> int:
-    raise UsageError("--diff: not there yet")
+    """Each group's policy held against the one it carries, as JSON; confcom's exit code for a difference."""
+    from sidecar.policy.diff import compare
+    from sidecar.policy.digest import FoundPolicy
+    from sidecar.securitypolicy import policy_text
+
+    differences = {}
+    for policy in policies:
+        name = policy.group.name
+        if not policy.group.existing:
+            raise UsageError(f"group {name}: carries no policy to compare with")
+        existing = FoundPolicy(name, policy_text(policy.group.existing.encode()))
+        differences[name] = compare(existing, FoundPolicy(name, policy.text.encode()))
+    if all(difference.same for difference in differences.values()):
+        print("sidecar: the policies in the file are those of its containers", file=sys.stderr)
+        return ExitCode.OK
+    print(json.dumps({name: difference.to_json() for name, difference in differences.items()}, indent=1))
+    return _DIFFERENT

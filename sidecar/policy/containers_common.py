@@ -10,23 +10,16 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from sidecar.errors import MalformedInput
-from sidecar.policy.arm_values import find, find_object, find_text, find_words
+from sidecar.policy.arm_values import find, find_object, find_words
 from sidecar.policy.containers import ExecProcess, JsonObject
+from sidecar.policy.parse_containers import parse_import as import_members
+from sidecar.strictjson import as_object
 
 # Asks whether a variable may have any value; its argument is the question. Raises where nobody can be asked.
 Approve: TypeAlias = Callable[[str], bool]
 
 _THIM_ARM = re.compile(r"===CONFIDENTIAL.THIM.ENDPOINT===")
 _THIM_VN2 = re.compile(r"===VIRTUALNODE2.CC.THIM.(.+)===")
-_INCLUDES = (
-    "containers",
-    "fragments",
-    "external_processes",
-    "namespace",
-    "transparency_trust_lists",
-    "platform_rules",
-)
-_DIGITS = re.compile(r"[0-9]{1,18}")
 
 
 def is_thim_placeholder(name: str, value: str) -> bool:
@@ -52,23 +45,11 @@ def exec_action(action: Mapping[str, object], what: str) -> ExecProcess | None:
 
 
 def parse_import(value: object, what: str) -> JsonObject:
-    """A fragment's import as it stands in a policy; members for local use are dropped.
+    """A fragment's import as it stands in a policy; the member `path`, for local use, is dropped.
 
     Raises:
-        MalformedInput: a member is missing or not of the form.
+        MalformedInput: a member is missing, unknown or not of the form.
     """
-    if not isinstance(value, dict):
-        raise MalformedInput(f"{what}: wanted an object")
-    found: JsonObject = {}
-    for name in ("feed", "issuer"):
-        text = find_text(value, name, what)
-        if not text:
-            raise MalformedInput(f"{what}: member {name!r} is missing")
-        found[name] = text
-    includes = find_words(value, "includes", what)
-    if not includes or not set(includes) <= set(_INCLUDES):
-        raise MalformedInput(f"{what}: includes {list(includes)}, wanted some of {', '.join(_INCLUDES)}")
-    svn = find(value, "minimum_svn", what)
-    if not isinstance(svn, str) or not _DIGITS.fullmatch(svn):
-        raise MalformedInput(f"{what}: minimum_svn {svn!r}, wanted digits in quotes")
-    return dict(sorted((found | {"includes": list(includes), "minimum_svn": svn}).items()))
+    members = as_object(value, what)
+    wanted = {name: member for name, member in members.items() if name != "path"}
+    return import_members(wanted, what).to_json()

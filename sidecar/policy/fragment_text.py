@@ -27,7 +27,7 @@ from sidecar.errors import MalformedInput, UsageError
 from sidecar.policy.parse import RESERVED, parse_fragment_text
 from sidecar.policy.parse_containers import each, parse_import
 from sidecar.policy.parse_model import FragmentImport, FragmentText
-from sidecar.strictjson import as_object, load_json
+from sidecar.strictjson import as_list, as_object, as_text, load_json
 
 JsonObject = Mapping[str, object]
 
@@ -117,6 +117,15 @@ def parse_imports(data: bytes, *, what: str = "imports file") -> tuple[FragmentI
     if not found:
         raise MalformedInput(f"{what}: no imports", hint='wanted {"fragments": [...]}')
     return tuple(found)
+
+
+def local_paths(data: bytes, *, what: str = "imports file") -> tuple[str, ...]:
+    """The members `path` of a file of imports: signed fragments on this machine, relative to the file."""
+    document = as_object(load_json(data, what=what), what)
+    entries = [
+        as_object(one, what) for name in _FILE_MEMBERS for one in as_list(document.get(name, []), what)
+    ]
+    return tuple(as_text(one["path"], f"{what}: path") for one in entries if one.get("path"))
 
 
 def build_imports(imports: Sequence[FragmentImport]) -> bytes:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sidecar.errors import MalformedInput
-from sidecar.policy.containers import ContainerEntry, ContainerGroup, JsonObject
+from sidecar.policy.containers import ContainerGroup, JsonObject
 from sidecar.policy.containers_defaults import (
     INFRASTRUCTURE_FEED,
     INFRASTRUCTURE_SVN,
@@ -20,7 +20,7 @@ from sidecar.policy.containers_defaults import (
 )
 from sidecar.policy.containers_merge import MergeOptions, merge
 from sidecar.policy.image import ResolvedImage
-from sidecar.policy.rego import DEFAULT_VERSIONS, Flags, Policy, Versions, digest, encode, sidecar_text
+from sidecar.policy.rego import DEFAULT_VERSIONS, Entry, Flags, Policy, Versions, digest, encode, sidecar_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,8 @@ class GenerateOptions:
     default_fragment: bool = True
     infrastructure_svn: str = INFRASTRUCTURE_SVN
     imports: tuple[JsonObject, ...] = ()
-    further: tuple[ContainerEntry, ...] = ()
+    further: tuple[Entry, ...] = ()
+    covering: tuple[Entry, ...] = ()
     versions: Versions = DEFAULT_VERSIONS
 
 
@@ -46,7 +47,7 @@ class GroupPolicy:
     """The policy of one group, in every form."""
 
     group: ContainerGroup
-    containers: tuple[ContainerEntry, ...]
+    containers: tuple[Entry, ...]
     fragments: tuple[JsonObject, ...]
     text: str
     pretty: str
@@ -85,7 +86,11 @@ def generate(
         require_env=options.require_env,
         identity_2026=options.identity_2026,
     )
-    own = tuple(merge(spec, images[spec.image], merging) for spec in group.containers) + options.further
+    merged = [merge(spec, images[spec.image], merging) for spec in group.containers]
+    own: tuple[Entry, ...] = (
+        *(entry for entry in merged if not any(covers(one, entry) for one in options.covering)),
+        *options.further,
+    )
     fragments = _fragments(group, options)
     if group.containers and is_sidecar(group.containers[0].image):
         texts = [sidecar_text(own, options.versions, pretty=pretty) for pretty in (False, True)]
@@ -100,6 +105,25 @@ def generate(
     )
     policy = Policy(own, fragments, flags, options.versions)
     return GroupPolicy(group, own, fragments, policy.text(), policy.text(pretty=True))
+
+
+def covers(fragment: Entry, entry: Entry) -> bool:
+    """Whether a fragment's container admits all that an entry does, so that the policy need not repeat it.
+
+    Names are not compared, layers are. Further environment rules of the fragment must not be required ones.
+    """
+    theirs, ours = fragment.to_json(), entry.to_json()
+    for name in ("name", "id"):
+        theirs.pop(name, None)
+        ours.pop(name, None)
+    wanted, offered = _rules(ours.pop("env_rules")), _rules(theirs.pop("env_rules"))
+    further = [rule for rule in offered if rule not in wanted]
+    return theirs == ours and all(rule in offered for rule in wanted) and not any(rule[2] for rule in further)
+
+
+def _rules(value: object) -> list[tuple[object, object, object]]:
+    rules = value if isinstance(value, list) else []
+    return [(rule["pattern"], rule["strategy"], rule["required"]) for rule in rules]
 
 
 def _fragments(group: ContainerGroup, options: GenerateOptions) -> tuple[JsonObject, ...]:

@@ -11,15 +11,25 @@ from dataclasses import dataclass
 from sidecar.errors import MalformedInput
 from sidecar.policy.arm import parse_template
 from sidecar.policy.arm_groups import template_groups
-from sidecar.policy.arm_values import find_list
-from sidecar.policy.containers import ContainerEntry, ContainerGroup, ContainerSpec, JsonObject
-from sidecar.policy.containers_common import Approve, parse_import
+from sidecar.policy.containers import ContainerGroup, ContainerSpec, JsonObject, SecurityContext
+from sidecar.policy.containers_common import Approve
 from sidecar.policy.containers_json import parse_config
 from sidecar.policy.containers_kubernetes import kubernetes_pods
+from sidecar.policy.containers_security import capabilities_of
 from sidecar.policy.containers_yaml import read_documents
 from sidecar.policy.inject import inject_template
 from sidecar.policy.inject_yaml import inject_yaml
-from sidecar.strictjson import load_object
+from sidecar.policy.parse_containers import parse_container
+from sidecar.policy.parse_model import Container
+from sidecar.strictjson import as_object, load_json
+
+_ENTRY_DEFAULTS: JsonObject = {
+    "allow_stdio_access": True,
+    "capabilities": capabilities_of(SecurityContext()).to_json(),
+    "command": None,
+    "env_rules": [],
+    "layers": [],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +79,22 @@ def image_source(names: Iterable[str]) -> Source:
     return Source(b"", (ContainerGroup("images", specs),))
 
 
-def parse_imports(data: bytes) -> tuple[JsonObject, ...]:
-    """The imports of a fragments file: members `fragments` and `standaloneFragments`."""
-    body = load_object(data, what="fragments file")
-    found = [
-        parse_import(one, f"fragments file: {name} {number}")
-        for name in ("fragments", "standaloneFragments")
-        for number, one in enumerate(find_list(body, name, "fragments file"))
-    ]
-    if not found:
-        raise MalformedInput("fragments file: no imports", hint='wanted {"fragments": [...]}')
+def parse_entries(texts: Iterable[str]) -> tuple[Container, ...]:
+    """Ready entries, one or a list of them in each JSON text; missing members at their defaults.
+
+    Raises:
+        MalformedInput: not of the form, or without layers: such an entry admits nothing.
+    """
+    found: list[Container] = []
+    for text in texts:
+        value = load_json(text, what="--with-containers")
+        for one in value if isinstance(value, list) else [value]:
+            members = as_object(one, "--with-containers")
+            entry = parse_container(_ENTRY_DEFAULTS | members, "--with-containers")
+            if not entry.layers:
+                raise MalformedInput(f"--with-containers: {entry.label}: no layers")
+            found.append(entry)
     return tuple(found)
-
-
-def parse_entries(texts: Iterable[str]) -> tuple[ContainerEntry, ...]:
-    """Ready entries, missing members at their defaults."""
-    if list(texts):
-        raise MalformedInput("--with-containers: not there yet")
-    return ()
 
 
 def _text(data: bytes, what: str) -> str:

@@ -39,9 +39,7 @@ def inject_template(text: str, resource: PropertyPath, encoded: str) -> str:
     before = _load(text)
     path = [*resource, "properties", "confidentialComputeProperties", "ccePolicy"]
     after = set_member(text, path, encoded)
-    if load_json(after, what="template", max_bytes=MAX_TEMPLATE + len(encoded) + 1024) != _with(
-        before, path, encoded
-    ):
+    if _load(after) != _with(before, path, encoded):
         raise MalformedInput("template: the policy could not be put in without changing something else")
     return after
 

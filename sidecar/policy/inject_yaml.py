@@ -49,7 +49,7 @@ def _cannot(pod: Pod, why: str) -> MalformedInput:
 def _edited(text: str, document: Node, pod: Pod, encoded: str) -> str:
     """Replace the annotation, or add it and what is missing above it."""
     names = [*pod.path, "metadata", "annotations", POLICY_ANNOTATION]
-    node = document
+    parent = node = document
     for depth, name in enumerate(names):
         if node.shared:
             raise _cannot(pod, "it is behind an anchor or an alias")
@@ -58,18 +58,25 @@ def _edited(text: str, document: Node, pod: Pod, encoded: str) -> str:
             return _add(text, node, names[depth:], encoded, pod)
         if child.kind == "scalar" and child.scalar is None and depth < len(names) - 1:
             return _fill(text, node, child, names[depth + 1 :], encoded)
-        node = child
+        parent, node = node, child
     if node.shared:
         raise _cannot(pod, "it is behind an anchor or an alias")
-    return _replace(text, node, encoded, pod)
+    return _replace(text, parent, node, encoded, pod)
 
 
-def _replace(text: str, node: Node, encoded: str, pod: Pod) -> str:
+def _colon(text: str, parent: Node, value: Node) -> int:
+    """Where the colon of a member without a value ends: the parser places such a value further down."""
+    key = next(key for key, one in parent.pairs if one is value)
+    return text.index(":", key.end) + 1
+
+
+def _replace(text: str, parent: Node, node: Node, encoded: str, pod: Pod) -> str:
     if node.kind != "scalar":
         raise _cannot(pod, "the annotation is not text")
     old = text[node.start : node.end]
     if not old:
-        return f"{text[: node.start]} {encoded}{text[node.end :]}"
+        at = _colon(text, parent, node)
+        return f"{text[:at]} {encoded}{text[at:]}"
     # A block scalar's text reaches over its last line end.
     ending = "\r\n" if old.endswith("\r\n") else "\n" if old.endswith("\n") else ""
     return text[: node.start] + encoded + ending + text[node.end :]
@@ -93,15 +100,18 @@ def _add(text: str, node: Node, names: list[str], encoded: str, pod: Pod) -> str
 
 def _fill(text: str, parent: Node, empty: Node, names: list[str], encoded: str) -> str:
     """A mapping for a key that has none: `annotations:` with nothing after it."""
-    column = next(key.column for key, value in parent.pairs if value is empty)
-    newline = _newline(text)
+    at = _colon(text, parent, empty)
     if parent.flow:
         body = (
             "{" + "".join(f"{name}: {{" for name in names[:-1]) + f"{names[-1]}: {encoded}" + "}" * len(names)
         )
-        return f"{text[: empty.start]} {body}{text[empty.end :]}"
-    block = _block(names, encoded, column + 2, newline)
-    return f"{text[: empty.start]}{newline}{' ' * (column + 2)}{block}{text[empty.end :]}"
+        return f"{text[:at]} {body}{text[at:]}"
+    column = next(key.column for key, value in parent.pairs if value is empty) + 2
+    newline = _newline(text)
+    # A comment may stand after the colon: the mapping begins on the next line.
+    line_end = text.find(newline, at)
+    at = line_end if line_end >= 0 else len(text)
+    return f"{text[:at]}{newline}{' ' * column}{_block(names, encoded, column, newline)}{text[at:]}"
 
 
 def _block(names: list[str], encoded: str, column: int, newline: str) -> str:

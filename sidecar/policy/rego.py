@@ -18,9 +18,10 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from sidecar.errors import UsageError
-from sidecar.policy.containers import ContainerEntry, JsonObject
+from sidecar.policy.containers import JsonObject
 
 DEFAULT_API = "0.11.0"
 DEFAULT_FRAMEWORK = "0.2.3"
@@ -44,6 +45,14 @@ _POINTS = (
 
 def _order(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
+
+
+class Entry(Protocol):
+    """A container as a policy admits it, wherever it comes from."""
+
+    def to_json(self) -> JsonObject:
+        """Its members, sorted by name."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +95,7 @@ DEFAULT_VERSIONS = Versions()
 class Policy:
     """A policy before it is text."""
 
-    containers: tuple[ContainerEntry, ...]
+    containers: tuple[Entry, ...]
     fragments: tuple[JsonObject, ...] = ()
     flags: Flags = Flags()
     versions: Versions = DEFAULT_VERSIONS
@@ -126,7 +135,7 @@ class Policy:
         return "\n".join(f"{name} := data.framework.{name}" for name in names)
 
 
-def sidecar_text(containers: Sequence[ContainerEntry], versions: Versions, *, pretty: bool = False) -> str:
+def sidecar_text(containers: Sequence[Entry], versions: Versions, *, pretty: bool = False) -> str:
     """The text for the service's own containers: a package of its own, without bindings."""
     return "\n\n".join(
         (
@@ -137,7 +146,7 @@ def sidecar_text(containers: Sequence[ContainerEntry], versions: Versions, *, pr
     )
 
 
-def containers_json(containers: Sequence[ContainerEntry], *, pretty: bool = False) -> str:
+def containers_json(containers: Sequence[Entry], *, pretty: bool = False) -> str:
     """The list of containers as it stands in a policy or a fragment."""
     return _json([container.to_json() for container in containers], pretty=pretty)
 

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from sidecar.errors import MalformedInput, UsageError
+from sidecar.policy.containers_common import parse_import
 from sidecar.policy.generate import GenerateOptions, GroupPolicy, generate
 from sidecar.policy.generate_sources import (
     config_source,
     image_source,
-    parse_imports,
     template_source,
     yaml_source,
 )
@@ -80,7 +80,7 @@ def test_confcom_sample_with_a_fragment() -> None:
         template({"command": ["/bin/sh", "-c", "while true; do echo hello; sleep 10; done"]}),
         GenerateOptions(
             versions=Versions("0.12.0", "0.5.0"),
-            imports=parse_imports(json.dumps({"fragments": [contoso]}).encode()),
+            imports=(parse_import(contoso, "import"),),
         ),
     )
     assert made.digest == "ddf0a2bf57e734452c0477c38551575cc281e6f5ac8bb33055d24f7fa36ba045"
