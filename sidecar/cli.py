@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import trio
 
-from sidecar import __version__, cli_keys, cli_report
+from sidecar import __version__, cli_keys, cli_policy_layers, cli_report
 from sidecar.arguments import Commands, add_snp, command, read_file, write_secret
 from sidecar.errors import ExitCode, SidecarError, UsageError
 
@@ -233,6 +233,7 @@ def _add_policy(commands: Commands) -> None:
         "Takes the policy's text or its base64; without FILE the policy this machine runs under.",
     )
     digest.add_argument("file", type=Path, nargs="?", help="- for standard input")
+    cli_policy_layers.add_commands(actions)
 
 
 def _policy_digest(arguments: argparse.Namespace) -> None:

@@ -239,7 +239,7 @@ class Ext4Writer:
     # -- inodes -----------------------------------------------------------------------------------
 
     def _fill(self, node: Inode, attributes: Attributes, path: Path) -> None:
-        """Make an inode what `attributes` say; extended attributes that lie in it stay where they say nothing."""
+        """Make an inode what `attributes` say; what lies in its attribute area stays."""
         if node.flags & EXTENTS_FLAG:
             raise LayerRejected(
                 f"{show(path)}: cannot overwrite a file that has content",

@@ -8,6 +8,7 @@ Kind: pure
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from sidecar.errors import LayerRejected
@@ -24,10 +25,16 @@ class ByteStream(Protocol):
 
 
 class Input:
-    """Reads a stream through one buffer of 1 MiB; `position` counts the bytes handed out."""
+    """Reads a stream through one buffer of 1 MiB; `position` counts the bytes handed out.
 
-    def __init__(self, stream: ByteStream) -> None:
+    Args:
+        stream: what is read.
+        seek: moves the stream forward by so many bytes, where it can.
+    """
+
+    def __init__(self, stream: ByteStream, seek: Callable[[int], object] | None = None) -> None:
         self._stream = stream
+        self._seek = seek
         self._view = memoryview(bytearray(BUFFER))
         self._start = self._end = 0
         self.position = 0
@@ -53,7 +60,13 @@ class Input:
         return self._hand_out(min(size, self._end - self._start))
 
     def skip(self, size: int, what: str) -> None:
-        """Pass over bytes; LayerRejected when the stream ends before."""
+        """Pass over bytes; LayerRejected when the stream ends before (unless it can seek)."""
+        if self._seek is not None and size > self._end - self._start:
+            size -= self._end - self._start
+            self.position += self._end - self._start + size
+            self._start = self._end = 0
+            self._seek(size)
+            return
         while size:
             part = self.some(min(size, BUFFER), 1)
             if not part:

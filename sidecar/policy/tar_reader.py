@@ -10,7 +10,7 @@ Kind: pure
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sidecar.errors import LayerRejected
@@ -51,8 +51,8 @@ class TarReader:
         LayerRejected: not a tar archive, malformed, truncated or over a bound.
     """
 
-    def __init__(self, stream: ByteStream) -> None:
-        self.input = Input(stream)
+    def __init__(self, stream: ByteStream, seek: Callable[[int], object] | None = None) -> None:
+        self.input = Input(stream, seek)
         self._stored = 0
         self._padding = 0
         self._pieces: Pieces | None = None
