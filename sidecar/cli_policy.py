@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sidecar import cli_policy_fragment, cli_policy_generate
+from sidecar import cli_policy_fragment, cli_policy_generate, cli_policy_layers
 from sidecar.arguments import Commands, command, read_file
 from sidecar.errors import UsageError
 
@@ -34,6 +34,7 @@ def add_commands(commands: Commands) -> None:
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     cli_policy_generate.add_commands(actions)
+    cli_policy_layers.add_commands(actions)
     _add_digest(actions)
     _add_inspect(actions)
     _add_diff(actions)

@@ -28,6 +28,7 @@ HOMES = {
     "azure": {"sidecar.identity"},
     "hypercorn": {"sidecar.server"},
     "ruamel": {"sidecar.policy.containers_yaml"},
+    "zstandard": {"sidecar.policy.layers_streams"},
 }
 PURE_FORBIDS = {"trio", "socket", "ssl", "subprocess", "fcntl", "ctypes", "sqlite3"}
 
