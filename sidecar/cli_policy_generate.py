@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import trio
 
 from sidecar.arguments import Commands, command, read_file
 from sidecar.errors import ExitCode, PolicyRejected, UsageError
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from sidecar.policy.generate import GenerateOptions, GroupPolicy
     from sidecar.policy.generate_sources import Source
     from sidecar.policy.image import ResolvedImage
+    from sidecar.policy.images import HashedImage
     from sidecar.policy.parse_model import Container, FragmentImport
 
 # What scripts around confcom look for; other commands say 12 for a policy that differs.
@@ -56,6 +60,7 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
         "--tar", type=Path, metavar="FILE",
         help="one image's archive or OCI layout, or JSON from image names to such paths",
     )  # fmt: skip
+    group.add_argument("--no-cache", action="store_true", help="hash every layer again and keep nothing")
     group.add_argument("--with-containers", action="append", metavar="JSON", help="ready entries; repeatable")
 
 
@@ -192,7 +197,42 @@ def _approver(arguments: argparse.Namespace) -> _Approver:
 
 
 def _images(source: Source, arguments: argparse.Namespace) -> dict[str, ResolvedImage]:
-    raise UsageError("images cannot be resolved yet")
+    """Every image of the description, its layers hashed."""
+    from sidecar.cli_policy_layers import ProgressBar
+    from sidecar.policy.generate_images import Archives, image_places, read_archives, resolve_images
+    from sidecar.policy.layers_cache import LayerCache
+
+    archives = read_archives(arguments.tar, read_file) if arguments.tar else Archives()
+    folder = arguments.input.parent if arguments.input else Path()
+    places = image_places(source.groups, archives, folder)
+    bar = ProgressBar() if sys.stderr.isatty() else None
+    cache = LayerCache(None) if arguments.no_cache else None
+
+    async def run() -> dict[str, HashedImage]:
+        return await resolve_images(places, os.environ, found=_found, cache=cache, progress=bar)
+
+    try:
+        hashed = trio.run(run)
+    finally:
+        if bar is not None:
+            bar.clear()
+    return {name: image.resolved() for name, image in hashed.items()}
+
+
+def _found(name: str, image: HashedImage) -> None:
+    """Say what is likely to fail later."""
+    reference = name.rpartition("/")[2]
+    if "@" not in name and reference.partition(":")[2] in ("", "latest"):
+        print(
+            f"sidecar: warning: image {name}: tag latest: the image may change, the policy will not",
+            file=sys.stderr,
+        )
+    if any(layer.result.implicit_count for layer in image.layers):
+        print(
+            f"sidecar: warning: image {name}: a layer uses folders that it does not describe\n"
+            "sidecar: hint: `sidecar policy layers` names them and says why it matters",
+            file=sys.stderr,
+        )
 
 
 def _options(arguments: argparse.Namespace) -> GenerateOptions:

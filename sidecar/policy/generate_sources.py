@@ -17,6 +17,7 @@ from sidecar.policy.containers_json import parse_config
 from sidecar.policy.containers_kubernetes import kubernetes_pods
 from sidecar.policy.containers_security import capabilities_of
 from sidecar.policy.containers_yaml import read_documents
+from sidecar.policy.images_names import PathName, RegistryName, parse_name
 from sidecar.policy.inject import inject_template
 from sidecar.policy.inject_yaml import inject_yaml
 from sidecar.policy.parse_containers import parse_container
@@ -74,9 +75,16 @@ def config_source(data: bytes) -> Source:
 
 
 def image_source(names: Iterable[str]) -> Source:
-    """Images by themselves, named by their references."""
-    specs = tuple(ContainerSpec(name, name) for name in names)
-    return Source(b"", (ContainerGroup("images", specs),))
+    """Images by themselves, named by their references; a file on this machine by the name it is asked for."""
+    specs = []
+    for name in names:
+        place = parse_name(name)
+        if isinstance(place, RegistryName):
+            specs.append(ContainerSpec(name, name))
+        else:
+            shown = place.reference if isinstance(place, PathName) else place.name
+            specs.append(ContainerSpec(shown or name, shown or name, archive=name))
+    return Source(b"", (ContainerGroup("images", tuple(specs)),))
 
 
 def parse_entries(texts: Iterable[str]) -> tuple[Container, ...]:

@@ -172,7 +172,7 @@ def test_mounts_and_probes() -> None:
     )
     made["properties"]["volumes"] = [{"name": "v", "azureFile": {}}, {"name": "w", "gitRepo": {}}]
     (one,) = groups(made)[0].containers
-    assert [(mount.destination, mount.options[2], mount.source[21:]) for mount in one.mounts] == [
+    assert [(mount.destination, mount.options[2], mount.source[20:]) for mount in one.mounts] == [
         ("/a", "rw", "/azureFileVolume/.+"),
         ("/b", "ro", "/gitRepoVolume/.+"),
         ("/mnt/configmap", "rw", "/emptydir/.+"),
