@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
+import tarfile
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -77,16 +79,28 @@ def put_blob(host: str, path: str, data: bytes) -> dict[str, Any]:
     return {"digest": digest, "size": len(data)}
 
 
+def layer_tar(name: str) -> bytes:
+    """An image layer of one file."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo(name))
+    return packed.getvalue()
+
+
 def put_image(host: str, path: str, *tags: str, architecture: str = "amd64") -> dict[str, Any]:
-    """Push an image without layers' contents by hand; the descriptor of its manifest."""
+    """Push an image of one layer by hand; the descriptor of its manifest."""
     platform = {"os": "linux", "architecture": architecture}
-    config = json.dumps(platform | {"rootfs": {"type": "layers", "diff_ids": []}}).encode()
-    layer = put_blob(host, path, b"layer of " + architecture.encode())
+    layer = layer_tar(architecture)
+    config = {
+        "rootfs": {"type": "layers", "diff_ids": [digest_of(layer)]},
+        "config": {"Env": ["PATH=/bin"], "Entrypoint": [f"/{architecture}"]},
+    }
+    whole = json.dumps(platform | config).encode()
     manifest = {
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", **put_blob(host, path, config)},
-        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", **layer}],
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", **put_blob(host, path, whole)},
+        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", **put_blob(host, path, layer)}],
     }
     data = json.dumps(manifest).encode()
     for tag in (*tags, digest_of(data)):
