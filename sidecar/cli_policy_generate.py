@@ -106,6 +106,10 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     forms.add_argument("--outraw", action="store_true", help="print its text")
     forms.add_argument("--outraw-pretty-print", action="store_true", help="print its text for reading")
     forms.add_argument(
+        "--print-containers", action="store_true",
+        help="print the entries of its containers, JSON for --with-containers",
+    )  # fmt: skip
+    forms.add_argument(
         "-d", "--diff", action="store_true", help="compare with the policy in the file; exit 2"
     )
     forms.add_argument("--print-existing-policy", action="store_true", help="print the policy in the file")
@@ -117,7 +121,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from sidecar.policy.generate import generate
+    from sidecar.policy.generate import container_entries, generate
 
     _check(arguments)
     source = _source(arguments)
@@ -125,6 +129,10 @@ def _generate(arguments: argparse.Namespace) -> int:
         return _print_existing(source)
     images = _images(source, arguments)
     options = _options(arguments)
+    if arguments.print_containers:
+        entries = [one for group in source.groups for one in container_entries(group, images, options)]
+        print(json.dumps([one.to_json() for one in entries], indent=2))
+        return ExitCode.OK
     policies = [generate(group, images, options) for group in source.groups]
     _check_digest(policies, arguments.check_digest)
     if arguments.diff:
