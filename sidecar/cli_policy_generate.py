@@ -125,6 +125,8 @@ def _generate(arguments: argparse.Namespace) -> int:
 
     _check(arguments)
     source = _source(arguments)
+    for note in (note for group in source.groups for note in group.notes):
+        print(f"sidecar: warning: {note}", file=sys.stderr)
     if arguments.print_existing_policy:
         return _print_existing(source)
     images = _images(source, arguments)
@@ -191,12 +193,14 @@ class _Approver:
         self._always = always
 
     def __call__(self, question: str) -> bool:
+        from sidecar.policy.inspect_text import shown
+
         if self._always:
-            print(f"sidecar: approved: {question}", file=sys.stderr)
+            print(f"sidecar: approved: {shown(question)}", file=sys.stderr)
             return True
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise UsageError(question, hint="there is no terminal to ask on; approve with -y")
-        print(f"sidecar: {question} [y/N] ", end="", file=sys.stderr, flush=True)
+        print(f"sidecar: {shown(question)} [y/N] ", end="", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
@@ -299,13 +303,15 @@ def _check_digest(policies: list[GroupPolicy], wanted: str | None) -> None:
     for policy in policies:
         if policy.digest != wanted.lower():
             raise PolicyRejected(
-                f"group {policy.group.name}: digest {policy.digest}, wanted {wanted}",
+                f"group {policy.group.name!r}: digest {policy.digest}, wanted {wanted}",
                 hint="compare the policies with `sidecar policy diff`",
             )
 
 
 def _print(policies: list[GroupPolicy], arguments: argparse.Namespace) -> None:
     """Each policy in the form asked for, two empty lines after it."""
+    from sidecar.policy.inspect_text import shown
+
     form = "encoded"
     if arguments.outraw or arguments.outraw_pretty_print:
         form = "pretty" if arguments.outraw_pretty_print else "text"
@@ -318,7 +324,7 @@ def _print(policies: list[GroupPolicy], arguments: argparse.Namespace) -> None:
     else:
         sys.stdout.write("".join(texts))
     for policy in policies:
-        print(f"sidecar: digest {policy.digest} {policy.group.name}", file=sys.stderr)
+        print(f"sidecar: digest {policy.digest} {shown(policy.group.name)}", file=sys.stderr)
 
 
 def _inject(source: Source, policies: list[GroupPolicy], arguments: argparse.Namespace) -> None:
@@ -328,7 +334,7 @@ def _inject(source: Source, policies: list[GroupPolicy], arguments: argparse.Nam
     assert source.inject is not None
     for policy in policies:
         if policy.group.existing and policy.group.existing != policy.encoded:
-            what = f"group {policy.group.name}: carries another policy already"
+            what = f"group {policy.group.name!r}: carries another policy already"
             approved(_approver(arguments), f"{what}; replace it?", what)
     after = source.inject([policy.encoded for policy in policies])
     path = arguments.template_file or arguments.virtual_node_yaml
@@ -340,13 +346,14 @@ def _inject(source: Source, policies: list[GroupPolicy], arguments: argparse.Nam
 
 
 def _print_existing(source: Source) -> int:
+    from sidecar.policy.inspect_text import shown
     from sidecar.securitypolicy import policy_text
 
     for group in source.groups:
         if not group.existing:
-            raise UsageError(f"group {group.name}: carries no policy")
+            raise UsageError(f"group {group.name!r}: carries no policy")
         text = policy_text(group.existing.encode()).decode("utf-8", "backslashreplace")
-        print(f"CCE Policy for Container Group: {group.name}\n\n{text}")
+        print(f"CCE Policy for Container Group: {shown(group.name)}\n\n{text}")
     return ExitCode.OK
 
 
@@ -360,7 +367,7 @@ def _diff(policies: list[GroupPolicy]) -> int:
     for policy in policies:
         name = policy.group.name
         if not policy.group.existing:
-            raise UsageError(f"group {name}: carries no policy to compare with")
+            raise UsageError(f"group {name!r}: carries no policy to compare with")
         existing = FoundPolicy(name, policy_text(policy.group.existing.encode()))
         differences[name] = compare(existing, FoundPolicy(name, policy.text.encode()))
     if all(difference.same for difference in differences.values()):
