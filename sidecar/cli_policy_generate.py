@@ -129,8 +129,8 @@ def _generate(arguments: argparse.Namespace) -> int:
         print(f"sidecar: warning: {note}", file=sys.stderr)
     if arguments.print_existing_policy:
         return _print_existing(source)
-    images = _images(source, arguments)
-    options = _options(arguments)
+    images = images_of(source, arguments)
+    options = _options(arguments, source)
     if arguments.print_containers:
         entries = [one for group in source.groups for one in container_entries(group, images, options)]
         print(json.dumps([one.to_json() for one in entries], indent=2))
@@ -208,7 +208,7 @@ def _approver(arguments: argparse.Namespace) -> _Approver:
     return _Approver(always=arguments.approve)
 
 
-def _images(source: Source, arguments: argparse.Namespace) -> dict[str, ResolvedImage]:
+def images_of(source: Source, arguments: argparse.Namespace) -> dict[str, ResolvedImage]:
     """Every image of the description, its layers hashed."""
     from sidecar.cli_policy_layers import ProgressBar
     from sidecar.policy.generate_images import Archives, image_places, read_archives, resolve_images
@@ -247,7 +247,7 @@ def _found(name: str, image: HashedImage) -> None:
         )
 
 
-def _options(arguments: argparse.Namespace) -> GenerateOptions:
+def _options(arguments: argparse.Namespace, source: Source) -> GenerateOptions:
     from sidecar.policy.containers_defaults import INFRASTRUCTURE_SVN
     from sidecar.policy.generate import GenerateOptions
     from sidecar.policy.generate_sources import parse_entries
@@ -255,7 +255,7 @@ def _options(arguments: argparse.Namespace) -> GenerateOptions:
 
     if arguments.debug_mode:
         print("sidecar: warning: debug mode: whoever reaches the host may open a shell", file=sys.stderr)
-    imports, covering = _fragments(arguments.fragments_json)
+    imports, covering = _fragments(arguments, source)
     svn = arguments.infrastructure_svn or INFRASTRUCTURE_SVN
     if int(svn) < int(INFRASTRUCTURE_SVN):
         print(f"sidecar: warning: infrastructure svn {svn} is below {INFRASTRUCTURE_SVN}", file=sys.stderr)
@@ -278,20 +278,27 @@ def _options(arguments: argparse.Namespace) -> GenerateOptions:
     )
 
 
-def _fragments(path: Path | None) -> tuple[tuple[FragmentImport, ...], tuple[Container, ...]]:
-    """The imports of a file, and the containers of those fragments that it names a local path of."""
+def _fragments(
+    arguments: argparse.Namespace, source: Source
+) -> tuple[tuple[FragmentImport, ...], tuple[Container, ...]]:
+    """The imports of a file, and the containers of their fragments: local, attached to images, or pushed."""
+    from sidecar.cli_policy_fragment_registry import collect_fragments
     from sidecar.policy.fragment import verify_fragment
     from sidecar.policy.fragment_text import local_paths, parse_imports
 
+    path: Path | None = arguments.fragments_json
     if path is None:
         return (), ()
     data = read_file(path)
     imports = parse_imports(data, what=f"file {path}")
-    found: list[Container] = []
-    for one in local_paths(data, what=f"file {path}"):
-        fragment = verify_fragment(read_file(path.parent / one), accept=imports)
-        found += fragment.content.containers
-    return imports, tuple(found)
+    local = [
+        verify_fragment(read_file(path.parent / one), accept=imports)
+        for one in local_paths(data, what=f"file {path}")
+    ]
+    # Images of archives have no registry to ask.
+    names = [] if arguments.tar else [spec.image for group in source.groups for spec in group.containers]
+    fragments = collect_fragments(imports, list(dict.fromkeys(names)), local=local)
+    return imports, tuple(container for one in fragments for container in one.content.containers)
 
 
 # -- results --------------------------------------------------------------------------------------

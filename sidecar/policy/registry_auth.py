@@ -71,6 +71,9 @@ class Authorizer:
         self._identity = identity
         self._header = ""
         self._as_identity = False
+        # Reading and writing are asked for apart: each scope once as the user, once as the identity.
+        self._asked: set[str] = set()
+        self._exchanged: set[str] = set()
         self._lock = trio.Lock()
 
     def headers(self) -> Mapping[str, str]:
@@ -101,13 +104,15 @@ class Authorizer:
 
     async def _use_bearer(self, challenge: Challenge) -> bool:
         scope = challenge.scope or f"repository:{self._name.path}:pull"
-        if not self._header:
+        if scope not in self._asked and not self._as_identity:
+            self._asked.add(scope)
             token = await self._fetch(challenge, scope)
             if token:
                 self._header = f"Bearer {token}"
                 return True
         audience = audience_of(self._name.host)
-        if self._credentials is None and audience and not self._as_identity:
+        if self._credentials is None and audience and scope not in self._exchanged:
+            self._exchanged.add(scope)
             self._as_identity = True
             self._header = f"Bearer {await self._exchange(audience, scope)}"
             return True

@@ -150,7 +150,7 @@ def test_a_fragment_from_its_chain_to_its_import(commands: Commands) -> None:
         (("-n", "a", "--svn", "1", "-k", "x", "--chain", "y"), "a signed fragment has a feed"),
         (("-n", "policy", "--svn", "1", "--from-policy", "a.rego"), "(reserved)"),
         (("-n", "a", "--svn", "1", "--from-policy", "a.rego", "--container", "z"), "no container 'z'"),
-        (("-n", "a", "--svn", "1", "--with-containers", "[{}]"), "member 'command' is missing"),
+        (("-n", "a", "--svn", "1", "--with-containers", "[{}]"), "no layers"),
         (("-g",), "--fragment-path FILE"),
     ],
 )  # fmt: skip

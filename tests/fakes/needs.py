@@ -7,6 +7,7 @@ has no such excuse: there the same test fails.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,7 +35,11 @@ def _kernel() -> str:
     return f"no guest kernel: missing {', '.join(parts.missing())}" if parts.missing() else ""
 
 
-NEEDS = {"fuse": _fuse, "root": _root, "kernel": _kernel}
+def _registry() -> str:
+    return "" if shutil.which("docker-registry") else "no docker-registry"
+
+
+NEEDS = {"registry": _registry, "fuse": _fuse, "root": _root, "kernel": _kernel}
 
 
 def refuse_lacking(markers: Iterable[str], *, ci: bool) -> None:
