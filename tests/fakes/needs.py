@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from guest import parts
 
+from fakes import registry
+
 
 def _fuse() -> str:
     try:
@@ -34,7 +36,11 @@ def _kernel() -> str:
     return f"no guest kernel: missing {', '.join(parts.missing())}" if parts.missing() else ""
 
 
-NEEDS = {"fuse": _fuse, "root": _root, "kernel": _kernel}
+def _registry() -> str:
+    return f"not installed: {registry.missing()}" if registry.missing() else ""
+
+
+NEEDS = {"registry": _registry, "fuse": _fuse, "root": _root, "kernel": _kernel}
 
 
 def refuse_lacking(markers: Iterable[str], *, ci: bool) -> None:
