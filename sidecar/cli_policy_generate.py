@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from sidecar.arguments import Commands, command, read_file
 from sidecar.errors import ExitCode, PolicyRejected, UsageError
 
 if TYPE_CHECKING:
+    from sidecar.policy.containers import ContainerGroup, JsonObject
     from sidecar.policy.generate import GenerateOptions, GroupPolicy
     from sidecar.policy.generate_sources import Source
     from sidecar.policy.image import ResolvedImage
@@ -129,6 +131,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         print(f"sidecar: warning: {note}", file=sys.stderr)
     if arguments.print_existing_policy:
         return _print_existing(source)
+    source = _with_standalone(source)
     images = images_of(source, arguments)
     options = _options(arguments, source)
     if arguments.print_containers:
@@ -299,6 +302,30 @@ def _fragments(
     names = [] if arguments.tar else [spec.image for group in source.groups for spec in group.containers]
     fragments = collect_fragments(imports, list(dict.fromkeys(names)), local=local)
     return imports, tuple(container for one in fragments for container in one.content.containers)
+
+
+def _with_standalone(source: Source) -> Source:
+    """The description with the fragments that it names by a registry's reference turned into imports."""
+    from sidecar.cli_policy_fragment_registry import fragments_at
+    from sidecar.policy.fragment import verify_fragment
+    from sidecar.policy.fragment_text import import_of
+
+    def imports(reference: str) -> list[JsonObject]:
+        found = [verify_fragment(stored.data) for stored in fragments_at(reference)]
+        if not found:
+            raise UsageError(f"standalone fragment {reference!r}: there is none")
+        made = [import_of(one.content, issuer=one.issuer, feed=one.feed).to_json() for one in found]
+        for one in made:
+            print(f"sidecar: imports {one['feed']} of {one['issuer']}", file=sys.stderr)
+        return made
+
+    def group(one: ContainerGroup) -> ContainerGroup:
+        further = [made for reference in one.standalone for made in imports(reference)]
+        return replace(one, imports=one.imports + tuple(further), standalone=())
+
+    if not any(one.standalone for one in source.groups):
+        return source
+    return replace(source, groups=tuple(group(one) for one in source.groups))
 
 
 # -- results --------------------------------------------------------------------------------------

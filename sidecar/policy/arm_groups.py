@@ -112,12 +112,18 @@ def _group(part: Part, resource: object, approve: Approve) -> ContainerGroup:
     volumes = _volumes(properties)
     both = [*properties.members("containers"), *properties.members("initContainers")]
     confidential = properties.member("confidentialComputeProperties")
-    imports = confidential.members("standaloneFragments") if confidential is not None else []
+    standalone = confidential.members("standaloneFragments") if confidential is not None else []
+    fragments = [one.value() for one in standalone]
     return ContainerGroup(
         name=name,
         containers=check_names((_container(one, volumes, approve) for one in both), part.what),
         existing=_existing(confidential) if confidential is not None else "",
-        imports=tuple(_standalone(one) for one in imports),
+        imports=tuple(
+            parse_import(one, f"{part.what}: standaloneFragments")
+            for one in fragments
+            if not isinstance(one, str)
+        ),
+        standalone=tuple(one for one in fragments if isinstance(one, str)),
         default_fragment=_default_fragment(part),
     )
 
@@ -136,16 +142,6 @@ def _group_name(part: Part) -> str:
         return part.text("name") or part.what
     except KnownLater:
         return part.what
-
-
-def _standalone(part: Part) -> JsonObject:
-    value = part.value()
-    if isinstance(value, str):
-        raise MalformedInput(
-            f"{part.what}: {value!r} is a registry's reference, which says neither issuer nor svn",
-            hint="make its import with `sidecar policy fragment --generate-import` and pass it by -j FILE",
-        )
-    return parse_import(value, part.what)
 
 
 def _default_fragment(part: Part) -> bool | None:

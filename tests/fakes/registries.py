@@ -46,6 +46,7 @@ def docker_registry(folder: Path) -> Iterator[str]:
     stop.start()
     try:
         port = next((found[1] for line in lines if (found := _LISTENING.search(line))), "")
+        stop.cancel()
         assert port, "docker-registry did not start"
         drain.start()
         yield f"127.0.0.1:{port}"

@@ -229,8 +229,8 @@ def test_mounts_and_probes() -> None:
             "inside of",
         ),
         (
-            resource(confidentialComputeProperties={"standaloneFragments": ["r/f:1"]}),
-            "neither issuer nor svn",
+            resource(confidentialComputeProperties={"standaloneFragments": [{"feed": "f"}]}),
+            "standaloneFragments",
         ),
         (resource(containers=[{"name": "c", "properties": {"image": "i"}}] * 257), "257 containers"),
     ],
@@ -238,6 +238,15 @@ def test_mounts_and_probes() -> None:
 def test_refused(made: dict[str, Any], message: str) -> None:
     with pytest.raises(MalformedInput, match=message):
         groups(made)
+
+
+def test_standalone_fragments() -> None:
+    imported = {"feed": "f", "issuer": "did:x509:x", "includes": ["containers"], "minimum_svn": "1"}
+    made = resource(
+        confidentialComputeProperties={"standaloneFragments": ["[concat('r/f', ':1')]", imported]}
+    )
+    (group,) = groups(made)
+    assert (group.standalone, group.imports) == (("r/f:1",), (imported,))
 
 
 def test_comments_are_no_part_of_a_template() -> None:
