@@ -22,13 +22,8 @@ from urllib.parse import urljoin, urlsplit
 import trio
 
 from sidecar.errors import DigestMismatch, ServiceError, SidecarError, UsageError
-<<<<<<< HEAD
 from sidecar.http import CA_VARIABLE, TRIES, Http, Response, StreamedResponse, tls_context
-from sidecar.identity import choose_identity
-=======
-from sidecar.http import CA_VARIABLE, Http, Response, StreamedResponse, tls_context
 from sidecar.identity import TokenSource, choose_identity
->>>>>>> da191af192814084b67c21575e76d67d97b91f4e
 from sidecar.policy.images_names import RegistryName
 from sidecar.policy.oci import INDEX_TYPES, MANIFEST_TYPES, MAX_DOCUMENT, Descriptor, Platform, digest_of
 from sidecar.policy.oci_source import OpenedImage, open_image

@@ -7,6 +7,7 @@ has no such excuse: there the same test fails.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
