@@ -40,8 +40,9 @@ log = logging.getLogger("encfs.driver")
 
 # Working buffers: one per worker, and two more. A request holds at most two at once, so one can always go on.
 _BUFFERS = fuse.WORKERS + 2
-# Request buffers of libfuse and pyfuse3's copies of writes: one of each per worker, and slack.
-_WARM_HEAP = (2 * fuse.WORKERS + 2) * fuse.MAX_REQUEST
+# Request buffers of libfuse and pyfuse3's copies of writes: one of each per worker, and slack; more of it for
+# what a client of a store allocates and frees again while it sends and receives.
+_WARM_HEAP = (2 * fuse.WORKERS + 6) * fuse.MAX_REQUEST
 _BEAT_SECONDS = 0.5
 
 
@@ -53,7 +54,7 @@ def main() -> None:
     # The terminal's interrupt goes to the whole group; only the supervisor decides when a driver ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     residency.forbid_dumps()
-    residency.keep_heap(_WARM_HEAP)
+    residency.keep_heap(0)
     try:
         order, key = read_frame(_read_exactly)
         trio.run(_serve, order, key)
@@ -88,8 +89,9 @@ async def _serve(order: DriverOrder, key: Secret) -> None:
         background.start_soon(_ignore_termination)
         source = await _open_source(order, pulse, background)
         source = _verified(source, order.verity)
-        device = build_stack(source, order.segment, key, pool, read_only=order.read_only)
+        device = source
         try:
+            device = await build_stack(source, order.segment, key, pool, read_only=order.read_only)
             await _serve_until_unmounted(device, order, pool, pulse)
         finally:
             with trio.CancelScope(shield=True):
@@ -105,6 +107,7 @@ async def _serve_until_unmounted(
         if order.for_tools:
             nursery.start_soon(_end_with_owner, nursery.cancel_scope)
         await nursery.start(_serve_fuse, device, order, pool, pulse, nursery.cancel_scope)
+        residency.warm_heap(_WARM_HEAP)
         for refused in residency.lock():
             log.info("%s: %s", order.name, refused)
         print("ready", flush=True)

@@ -235,7 +235,10 @@ def sync_file_system(path: Path) -> None:
                     f"mount point {path}: what was written last is not stored: the volume became read-only",
                     hint="the log of the mount says why; mount the image again to see what is there",
                 )
-            raise MountError(f"mount point {path}: writing back failed: {os.strerror(ctypes.get_errno())}")
+            raise MountError(
+                f"mount point {path}: writing back failed: {os.strerror(ctypes.get_errno())}",
+                hint="only what fsync confirmed is stored for certain; unmount again to leave it at that",
+            )
     finally:
         os.close(fd)
 

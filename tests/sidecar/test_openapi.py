@@ -1,4 +1,4 @@
-"""The API held against its own description by schemathesis, as published and with hosts and keys there are."""
+"""The API held against its own description by schemathesis, as published and with real hosts and keys."""
 
 from __future__ import annotations
 
