@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import trio
 
-from encfs import __version__, cli_images, cli_keys, cli_upload
+from encfs import __version__, cli_agent, cli_images, cli_keys, cli_upload
 from encfs.arguments import (
     Commands,
     add_place,
@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     cli_images.add_commands(commands)
     cli_keys.add_commands(commands)
+    cli_agent.add_commands(commands)
     cli_upload.add_commands(commands)
     _add_expose(commands)
     _add_mount(commands)

@@ -33,14 +33,16 @@ from encfs.verity.tree import Tree
 from encfs.volume import BlobOrder, DriverOrder, VerityOrder, read_frame
 
 if TYPE_CHECKING:
+    from encfs.block.blob import BlobDevice
     from encfs.block.cache import Cache
 
 log = logging.getLogger("encfs.driver")
 
 # Working buffers: one per worker, and two more. A request holds at most two at once, so one can always go on.
 _BUFFERS = fuse.WORKERS + 2
-# Request buffers of libfuse and pyfuse3's copies of writes: one of each per worker, and slack.
-_WARM_HEAP = (2 * fuse.WORKERS + 2) * fuse.MAX_REQUEST
+# Request buffers of libfuse and pyfuse3's copies of writes: one of each per worker, and slack; more of it for
+# what a client of a store allocates and frees again while it sends and receives.
+_WARM_HEAP = (2 * fuse.WORKERS + 6) * fuse.MAX_REQUEST
 _BEAT_SECONDS = 0.5
 
 
@@ -52,7 +54,7 @@ def main() -> None:
     # The terminal's interrupt goes to the whole group; only the supervisor decides when a driver ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     residency.forbid_dumps()
-    residency.keep_heap(_WARM_HEAP)
+    residency.keep_heap(0)
     try:
         order, key = read_frame(_read_exactly)
         trio.run(_serve, order, key)
@@ -87,8 +89,9 @@ async def _serve(order: DriverOrder, key: Secret) -> None:
         background.start_soon(_ignore_termination)
         source = await _open_source(order, pulse, background)
         source = _verified(source, order.verity)
-        device = build_stack(source, order.segment, key, pool, read_only=order.read_only)
+        device = source
         try:
+            device = await build_stack(source, order.segment, key, pool, read_only=order.read_only)
             await _serve_until_unmounted(device, order, pool, pulse)
         finally:
             with trio.CancelScope(shield=True):
@@ -104,6 +107,7 @@ async def _serve_until_unmounted(
         if order.for_tools:
             nursery.start_soon(_end_with_owner, nursery.cancel_scope)
         await nursery.start(_serve_fuse, device, order, pool, pulse, nursery.cancel_scope)
+        residency.warm_heap(_WARM_HEAP)
         for refused in residency.lock():
             log.info("%s: %s", order.name, refused)
         print("ready", flush=True)
@@ -134,7 +138,7 @@ async def _open_blob(order: BlobOrder, pulse: Pulse, background: trio.Nursery) -
     blob = await open_ordered(order)
     background.start_soon(blob.keep_lease)
     cache: Cache = await background.start(serve_cache, Retry(blob, deadline=order.deadline), order.cache)
-    background.start_soon(_tell_store, cache, pulse)
+    background.start_soon(_tell_store, blob, cache, pulse)
     return cache
 
 
@@ -159,9 +163,10 @@ async def _beat(pulse: Pulse) -> None:
         await trio.sleep(_BEAT_SECONDS)
 
 
-async def _tell_store(cache: Cache, pulse: Pulse) -> None:
+async def _tell_store(blob: BlobDevice, cache: Cache, pulse: Pulse) -> None:
     while True:
         state = cache.state()
+        pulse.tell_blob(blob.lease_state, blob.http.token_expiry)
         pulse.tell_store(state.answered, state.dirty, state.accepted, state.stored, state.failures)
         await trio.sleep(_BEAT_SECONDS)
 

@@ -5,7 +5,8 @@ allocate memory, and without touching the mount (which would wedge the superviso
 
 Layout, little-endian u64 each: beats (grows while the event loop runs), requests begun, requests ended; and
 of a volume with a cache: requests that its store answered, bytes not stored, number of the last write
-accepted, number up to which all are stored, puts that failed.
+accepted, number up to which all are stored, puts that failed; and of a blob: the lease (0 none, 1 held,
+2 lost), when the store's token expires in Unix seconds (0 for no token).
 
 Kind: adapter
 """
@@ -17,9 +18,12 @@ import os
 import struct
 from dataclasses import dataclass
 
-_PAGE = struct.Struct("<QQQQQQQQ")
+_PAGE = struct.Struct("<QQQQQQQQQQ")
 _STORE = struct.Struct("<QQQQQ")
 _STORE_AT = 24
+_BLOB = struct.Struct("<QQ")
+_BLOB_AT = 64
+LEASES = ("none", "held", "lost")
 _ONE = struct.Struct("<Q")
 
 
@@ -35,6 +39,8 @@ class Reading:
     accepted: int = 0
     stored: int = 0
     failures: int = 0
+    lease: int = 0
+    token_expiry: int = 0
 
     @property
     def in_flight(self) -> int:
@@ -76,6 +82,10 @@ class Pulse:
     def tell_store(self, answered: int, dirty: int, accepted: int, stored: int, failures: int) -> None:
         """Say how a volume's cache stands with its store; the words are those of the layout."""
         _STORE.pack_into(self._page, _STORE_AT, answered, dirty, accepted, stored, failures)
+
+    def tell_blob(self, lease: str, token_expiry: int) -> None:
+        """Say how a blob's lease, one of `LEASES`, and its token stand."""
+        _BLOB.pack_into(self._page, _BLOB_AT, LEASES.index(lease), token_expiry)
 
     def busy(self) -> bool:
         """Whether a request is being served; for the process that writes the page."""

@@ -92,6 +92,7 @@ class WriteBack:
         self._flushes: set[_Waiter] = set()
         self._writers: set[_Waiter] = set()
         self._in_flight = 0
+        self._is_failing = False
         self.unstored = Unstored(settings.block_bytes // PAGE, settings.put_bytes // PAGE)
         self.refusal: ReadOnlyDevice | None = None
         self.failures = 0
@@ -221,9 +222,9 @@ class WriteBack:
             done += length
 
     def _stored(self, put: Put) -> None:
-        was_failing = self.unstored.failing or any(block.failures for block, _, _ in put.parts)
         self.unstored.done(put)
-        if was_failing and not self.unstored.failing:
+        if self._is_failing:
+            self._is_failing = False
             log.info("the store takes writes again")
         for block, _, _ in put.parts:
             self._table.settle(block)
@@ -234,7 +235,8 @@ class WriteBack:
         self.failures += 1
         if isinstance(error, ReadOnlyDevice):
             self.refusal = error
-        if not self.unstored.failing:
+        if not self._is_failing:
+            self._is_failing = True
             log.warning("writes are not stored, and kept to be tried again: %s", error)
         now = trio.current_time()
         pauses = (self._pause(block.failures) for block, _, _ in put.parts)

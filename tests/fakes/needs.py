@@ -43,7 +43,11 @@ def _azurite() -> str:
     return "" if azurite.MAIN.is_file() else "Azurite is not installed; run scripts/install-azurite"
 
 
-NEEDS = {"fuse": _fuse, "root": _root, "kernel": _kernel, "azurite": _azurite}
+def _registry() -> str:
+    return "" if shutil.which("docker-registry") else "no docker-registry"
+
+
+NEEDS = {"azurite": _azurite, "registry": _registry, "fuse": _fuse, "root": _root, "kernel": _kernel}
 
 
 def refuse_lacking(markers: Iterable[str], *, ci: bool) -> None:
