@@ -18,6 +18,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from email.utils import formatdate
 from typing import Protocol, TypeAlias
 
 import httpx
@@ -249,6 +250,7 @@ class BlobHttp:
             ("accept", "*/*"),
             ("accept-encoding", "identity"),
             ("x-ms-version", API_VERSION),
+            ("x-ms-date", formatdate(usegmt=True)),
             ("content-length", str(length)),
             *headers.items(),
         ]
