@@ -1,6 +1,6 @@
 """Latency, throughput and memory of the sidecar with the software processor and the cloud in a box.
 
-    .venv/bin/python benchmarks/sidecar_latency.py [--requests 200] [--tasks 32] [--soak 10000]
+    .venv/bin/python benchmarks/sidecar_latency.py [--requests 200] [--tasks 32] [--soak 10000] [--distance MS]
 
 Starts both as processes on loopback and prints: medians of one request at a time and of many at once; a
 release beside the vault's own round trips; and the sidecar's resident memory over `--soak` releases, as a
@@ -179,6 +179,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--tasks", type=int, default=32)
     parser.add_argument("--soak", type=int, default=10_000, help="releases of the memory curve; 0 for none")
+    parser.add_argument("--distance", type=float, default=0, metavar="MS", help="added to every vault answer")
     options = parser.parse_args()
     sidecar = str(BIN / "sidecar")
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
@@ -188,6 +189,8 @@ def main() -> None:
             "SIDECAR_SNP": "software",
         }
         local = [sidecar, "local", "--directory", str(folder / "cloud"), "--no-throttle"]
+        if options.distance:
+            local += ["--fault", f"mhsm:delay={options.distance / 1000}"]
         stack.enter_context(serving(local, environment))
         for line in (folder / "cloud" / "env").read_text().splitlines():
             key, _, value = shlex.split(line)[1].partition("=")
