@@ -1,6 +1,6 @@
 """Latency, throughput and memory of the sidecar with the software processor and the cloud in a box.
 
-    .venv/bin/python benchmarks/sidecar_latency.py [--requests 200] [--tasks 32] [--soak 10000] [--distance MS]
+    .venv/bin/python benchmarks/sidecar_latency.py [--requests N] [--tasks 32] [--soak 10000]
 
 Starts both as processes on loopback and prints: medians of one request at a time and of many at once; a
 release beside the vault's own round trips; and the sidecar's resident memory over `--soak` releases, as a
