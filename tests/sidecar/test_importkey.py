@@ -58,27 +58,16 @@ def rsa_key() -> rsa.RSAPrivateKey:
 
 
 def test_the_request_is_the_predecessors() -> None:
-    found = config(
-        claims=[
-            [{"claim": "a", "equals": "1"}, {"claim": "b", "equals": True}],
-            [{"claim": "c", "equals": 2}],
-        ]
-    )
-    request = json.loads(
-        import_request(found, make_material(found, symmetric=bytes(32), pem=None)).to_bytes()
-    )
-    assert (request["key"]["kty"], request["hsm"], request["attributes"]) == (
-        "oct-HSM",
-        True,
-        {"exportable": True},
-    )
+    first = [{"claim": "a", "equals": "1"}, {"claim": "b", "equals": True}]
+    found = config(claims=[first, [{"claim": "c", "equals": 2}]])
+    made = make_material(found, symmetric=bytes(32), pem=None)
+    request = json.loads(import_request(found, made).to_bytes())
+    assert (request["key"]["kty"], request["hsm"]) == ("oct-HSM", True)
+    assert request["attributes"] == {"exportable": True}
     assert found.policy().to_dict() == {
         "version": "1.0.0",
         "anyOf": [
-            {
-                "authority": "https://a.attest.azure.net",
-                "allOf": first,
-            },
+            {"authority": "https://a.attest.azure.net", "allOf": first},
             {"authority": "https://a.attest.azure.net", "allOf": [{"claim": "c", "equals": 2}]},
         ],
     }
