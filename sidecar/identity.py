@@ -232,7 +232,10 @@ def describe_token(token: AccessToken) -> str:
 def _login_host(environ: Mapping[str, str]) -> str:
     """Host of the token authority, from AZURE_AUTHORITY_HOST with or without scheme."""
     text = environ.get("AZURE_AUTHORITY_HOST") or _LOGIN_HOSTS[0]
-    return urlsplit(text if "//" in text else f"//{text}").hostname or ""
+    try:
+        return urlsplit(text if "//" in text else f"//{text}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _credential(
