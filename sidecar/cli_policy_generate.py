@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from sidecar.arguments import Commands, command, read_file
 from sidecar.errors import ExitCode, PolicyRejected, UsageError
 
 if TYPE_CHECKING:
+    from sidecar.policy.containers import ContainerGroup, JsonObject
     from sidecar.policy.generate import GenerateOptions, GroupPolicy
     from sidecar.policy.generate_sources import Source
     from sidecar.policy.image import ResolvedImage
@@ -106,6 +108,10 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     forms.add_argument("--outraw", action="store_true", help="print its text")
     forms.add_argument("--outraw-pretty-print", action="store_true", help="print its text for reading")
     forms.add_argument(
+        "--print-containers", action="store_true",
+        help="print the entries of its containers, JSON for --with-containers",
+    )  # fmt: skip
+    forms.add_argument(
         "-d", "--diff", action="store_true", help="compare with the policy in the file; exit 2"
     )
     forms.add_argument("--print-existing-policy", action="store_true", help="print the policy in the file")
@@ -117,14 +123,21 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from sidecar.policy.generate import generate
+    from sidecar.policy.generate import container_entries, generate
 
     _check(arguments)
     source = _source(arguments)
+    for note in (note for group in source.groups for note in group.notes):
+        print(f"sidecar: warning: {note}", file=sys.stderr)
     if arguments.print_existing_policy:
         return _print_existing(source)
+    source = _with_standalone(source)
     images = images_of(source, arguments)
     options = _options(arguments, source)
+    if arguments.print_containers:
+        entries = [one for group in source.groups for one in container_entries(group, images, options)]
+        print(json.dumps([one.to_json() for one in entries], indent=2))
+        return ExitCode.OK
     policies = [generate(group, images, options) for group in source.groups]
     _check_digest(policies, arguments.check_digest)
     if arguments.diff:
@@ -183,12 +196,14 @@ class _Approver:
         self._always = always
 
     def __call__(self, question: str) -> bool:
+        from sidecar.policy.inspect_text import shown
+
         if self._always:
-            print(f"sidecar: approved: {question}", file=sys.stderr)
+            print(f"sidecar: approved: {shown(question)}", file=sys.stderr)
             return True
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise UsageError(question, hint="there is no terminal to ask on; approve with -y")
-        print(f"sidecar: {question} [y/N] ", end="", file=sys.stderr, flush=True)
+        print(f"sidecar: {shown(question)} [y/N] ", end="", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
@@ -289,6 +304,30 @@ def _fragments(
     return imports, tuple(container for one in fragments for container in one.content.containers)
 
 
+def _with_standalone(source: Source) -> Source:
+    """The description with the fragments that it names by a registry's reference turned into imports."""
+    from sidecar.cli_policy_fragment_registry import fragments_at
+    from sidecar.policy.fragment import verify_fragment
+    from sidecar.policy.fragment_text import import_of
+
+    def imports(reference: str) -> list[JsonObject]:
+        found = [verify_fragment(stored.data) for stored in fragments_at(reference)]
+        if not found:
+            raise UsageError(f"standalone fragment {reference!r}: there is none")
+        made = [import_of(one.content, issuer=one.issuer, feed=one.feed).to_json() for one in found]
+        for one in made:
+            print(f"sidecar: imports {one['feed']} of {one['issuer']}", file=sys.stderr)
+        return made
+
+    def group(one: ContainerGroup) -> ContainerGroup:
+        further = [made for reference in one.standalone for made in imports(reference)]
+        return replace(one, imports=one.imports + tuple(further), standalone=())
+
+    if not any(one.standalone for one in source.groups):
+        return source
+    return replace(source, groups=tuple(group(one) for one in source.groups))
+
+
 # -- results --------------------------------------------------------------------------------------
 
 
@@ -298,13 +337,15 @@ def _check_digest(policies: list[GroupPolicy], wanted: str | None) -> None:
     for policy in policies:
         if policy.digest != wanted.lower():
             raise PolicyRejected(
-                f"group {policy.group.name}: digest {policy.digest}, wanted {wanted}",
+                f"group {policy.group.name!r}: digest {policy.digest}, wanted {wanted}",
                 hint="compare the policies with `sidecar policy diff`",
             )
 
 
 def _print(policies: list[GroupPolicy], arguments: argparse.Namespace) -> None:
     """Each policy in the form asked for, two empty lines after it."""
+    from sidecar.policy.inspect_text import shown
+
     form = "encoded"
     if arguments.outraw or arguments.outraw_pretty_print:
         form = "pretty" if arguments.outraw_pretty_print else "text"
@@ -317,7 +358,7 @@ def _print(policies: list[GroupPolicy], arguments: argparse.Namespace) -> None:
     else:
         sys.stdout.write("".join(texts))
     for policy in policies:
-        print(f"sidecar: digest {policy.digest} {policy.group.name}", file=sys.stderr)
+        print(f"sidecar: digest {policy.digest} {shown(policy.group.name)}", file=sys.stderr)
 
 
 def _inject(source: Source, policies: list[GroupPolicy], arguments: argparse.Namespace) -> None:
@@ -327,7 +368,7 @@ def _inject(source: Source, policies: list[GroupPolicy], arguments: argparse.Nam
     assert source.inject is not None
     for policy in policies:
         if policy.group.existing and policy.group.existing != policy.encoded:
-            what = f"group {policy.group.name}: carries another policy already"
+            what = f"group {policy.group.name!r}: carries another policy already"
             approved(_approver(arguments), f"{what}; replace it?", what)
     after = source.inject([policy.encoded for policy in policies])
     path = arguments.template_file or arguments.virtual_node_yaml
@@ -339,13 +380,14 @@ def _inject(source: Source, policies: list[GroupPolicy], arguments: argparse.Nam
 
 
 def _print_existing(source: Source) -> int:
+    from sidecar.policy.inspect_text import shown
     from sidecar.securitypolicy import policy_text
 
     for group in source.groups:
         if not group.existing:
-            raise UsageError(f"group {group.name}: carries no policy")
+            raise UsageError(f"group {group.name!r}: carries no policy")
         text = policy_text(group.existing.encode()).decode("utf-8", "backslashreplace")
-        print(f"CCE Policy for Container Group: {group.name}\n\n{text}")
+        print(f"CCE Policy for Container Group: {shown(group.name)}\n\n{text}")
     return ExitCode.OK
 
 
@@ -359,7 +401,7 @@ def _diff(policies: list[GroupPolicy]) -> int:
     for policy in policies:
         name = policy.group.name
         if not policy.group.existing:
-            raise UsageError(f"group {name}: carries no policy to compare with")
+            raise UsageError(f"group {name!r}: carries no policy to compare with")
         existing = FoundPolicy(name, policy_text(policy.group.existing.encode()))
         differences[name] = compare(existing, FoundPolicy(name, policy.text.encode()))
     if all(difference.same for difference in differences.values()):

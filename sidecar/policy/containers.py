@@ -204,7 +204,9 @@ class ContainerGroup:
     """The containers that share one policy.
 
     `name` names the group in messages; `existing` is the policy it carries now, in base64; `imports` are the
-    fragments its own description asks for; `default_fragment` is None unless the description decides it.
+    fragments its own description asks for, `standalone` those it names by a registry's reference;
+    `default_fragment` is None unless the description decides it;
+    `notes` are warnings for whoever wrote it.
     """
 
     name: str
@@ -212,8 +214,10 @@ class ContainerGroup:
     scenario: Scenario = Scenario.ACI
     existing: str = ""
     imports: tuple[JsonObject, ...] = ()
+    standalone: tuple[str, ...] = ()
     default_fragment: bool | None = None
     default_fragment_last: bool = False
+    notes: tuple[str, ...] = ()
 
 
 # -- environment rules from text ------------------------------------------------------------------

@@ -150,3 +150,21 @@ def test_what_does_not_verify_is_neither_pushed_nor_pulled(commands: Commands, h
 def test_options_that_do_not_go_together(commands: Commands, words: tuple[str, ...], message: str) -> None:
     done = commands.run(*FRAGMENT, "-n", "contoso", "--svn", "1", *words)
     assert (done.code, message in done.err) == (ExitCode.USAGE, True)
+
+
+def test_a_template_names_a_standalone_fragment(commands: Commands, host: str) -> None:
+    feed = f"{host}/fragments/standalone"
+    said = ("-n", "contoso", "--svn", "3", "--from-policy", "a.rego", "--no-print", "-f", feed)
+    commands.run(*FRAGMENT, *said, *SIGNING, "-u", check=True)
+    put_image(host, "standalone", "1.0")
+    container = {"name": "c", "properties": {"image": f"{host}/standalone:1.0"}}
+    properties = {
+        "containers": [container],
+        "confidentialComputeProperties": {"standaloneFragments": [f"{feed}:3"]},
+    }
+    group = {"type": "Microsoft.ContainerInstance/containerGroups", "name": "g", "properties": properties}
+    (commands.folder / "t.json").write_text(json.dumps({"resources": [group]}))
+    done = commands.run("sidecar", "policy", "generate", "-a", "t.json", "--outraw", check=True)
+    (statement,) = json.loads(commands.run(*FRAGMENT, "-g", "-p", f"{feed}:3", check=True).out)["fragments"]
+    fragments = json.loads(done.out.partition("fragments := ")[2].partition("\n\n")[0])
+    assert fragments[1:] == [statement]

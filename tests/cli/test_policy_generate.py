@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,13 @@ from fakes.uvm import Uvm
 from sidecar import cli_policy_generate
 from sidecar.errors import SidecarError
 from sidecar.policy.containers import ContainerGroup, ContainerSpec
+from sidecar.policy.fragment import load_signer, sign_fragment
+from sidecar.policy.fragment_text import build_fragment_text
 from sidecar.policy.generate_images import Archives, image_places
 from sidecar.policy.images_names import RegistryName
 from sidecar.policy.layers import hash_layer
 from sidecar.policy.parse import parse_policy
+from sidecar.policy.testchain import make_test_chain
 
 NAME = "registry.example/app:1"
 BASE = make_tar(
@@ -340,6 +344,42 @@ def test_choices(run: Run) -> None:
     entry = json.dumps({"name": "ready", "layers": ["ab" * 32], "command": ["x"]})
     ready = parse_policy(made("--with-containers", entry).encode()).containers
     assert [one.name for one in ready] == [NAME, "ready", "pause-container"]
+
+
+def test_entries_can_be_passed_on(run: Run) -> None:
+    words = ("--image", NAME, "--tar", "layout")
+    code, entries, _ = run(*words, "--print-containers")
+    assert code == 0
+    assert [one["name"] for one in json.loads(entries)] == [NAME]
+    imported = {"feed": "f", "issuer": "i", "includes": ["containers"], "minimum_svn": "1"}
+    Path("c.json").write_text(json.dumps({"fragments": [imported]}))
+    code, passed, _ = run("-i", "c.json", "--with-containers", entries, "--outraw")
+    assert code == 0
+    assert (
+        parse_policy(passed.encode()).containers
+        == parse_policy(run(*words, "--outraw")[1].encode()).containers
+    )
+
+
+def test_a_container_covered_by_a_signed_fragment_is_left_out(run: Run, tmp_path: Path) -> None:
+    words = ("--image", NAME, "--tar", "layout")
+    entry = json.loads(run(*words, "--print-containers")[1])[0]
+    chain = make_test_chain(now=datetime(2026, 1, 1, tzinfo=UTC))
+    signer = load_signer(chain.key_pem, chain.chain_pem)
+    text = build_fragment_text("mine", "3", [entry])
+    (tmp_path / "f.cose").write_bytes(sign_fragment(text, signer, feed="feed"))
+    imported = {"feed": "feed", "issuer": signer.issuer, "includes": ["containers"], "minimum_svn": "3"}
+
+    def made(*more: str, **members: Any) -> tuple[list[str | None], str]:
+        (tmp_path / "i.json").write_text(json.dumps({"fragments": [imported | {"path": "f.cose"} | members]}))
+        code, out, err = run(*words, "-f", "-j", "i.json", "--outraw", *more)
+        return [one.name for one in parse_policy(out.encode()).containers] if code == 0 else [], err
+
+    assert made()[0] == ["pause-container"]
+    assert made("--disable-stdio")[0] == [NAME, "pause-container"]
+    assert made("--debug-mode")[0] == [NAME, "pause-container"]
+    assert "svn" in made(minimum_svn="4")[1]
+    assert made(minimum_svn="4")[0] == []
 
 
 def test_a_configuration(run: Run, tmp_path: Path) -> None:

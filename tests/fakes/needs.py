@@ -7,12 +7,13 @@ has no such excuse: there the same test fails.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from guest import parts
+
+from fakes import registry
 
 
 def _fuse() -> str:
@@ -36,7 +37,7 @@ def _kernel() -> str:
 
 
 def _registry() -> str:
-    return "" if shutil.which("docker-registry") else "no docker-registry"
+    return f"not installed: {registry.missing()}" if registry.missing() else ""
 
 
 NEEDS = {"registry": _registry, "fuse": _fuse, "root": _root, "kernel": _kernel}

@@ -223,7 +223,7 @@ def test_bombs() -> None:
         Template({"variables": variables}).text("[variables('v8')]")
     wide = {f"w{at}": "[padLeft('x', 1048576)]" for at in range(100)}
     everything = "[concat(" + ", ".join(f"length(variables('w{at}'))" for at in range(100)) + ")]"
-    with pytest.raises(MalformedInput, match="expressions make over"):
+    with pytest.raises(MalformedInput, match="expressions handle over"):
         Template({"variables": wide}).text(everything)
     for text in (
         "[" + "array(" * 60 + "1" + ")" * 60 + "]",

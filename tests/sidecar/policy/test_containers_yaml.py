@@ -98,7 +98,6 @@ def test_places() -> None:
         ("{a: " * 100, "levels deep"),
         ("a: '" + "x" * (1 << 20) + "'", "characters"),
         ("---\na\n" * 300, "over 256 documents"),
-        ("[" + "a," * 50_001 + "]", "over 50000 nodes"),
     ],
 )
 def test_refused(text: str, message: str) -> None:

@@ -47,6 +47,10 @@ def group(properties: str) -> str:
             '{"confidentialComputeProperties": {"a":1}}',
             '{"confidentialComputeProperties": {"a":1, "ccePolicy":"POLICY"}}',
         ),
+        (
+            '{"a": "// no", /* { */ "b": 1 // }\n}',
+            '{"a": "// no", /* { */ "b": 1, "confidentialComputeProperties": {"ccePolicy": "POLICY"} // }\n}',
+        ),
         ('{"a": 1}', '{"a": 1, "confidentialComputeProperties": {"ccePolicy": "POLICY"}}'),
         ("{}", '{"confidentialComputeProperties": {"ccePolicy": "POLICY"}}'),
         (
