@@ -19,6 +19,8 @@ from sidecar.errors import UsageError
 if TYPE_CHECKING:
     from sidecar.policy.digest import FoundPolicy
     from sidecar.policy.inspect_text import Paint
+    from sidecar.policy.lint import Finding, ImageLayers
+    from sidecar.policy.parse_model import Policy
 
 _SOURCES = (
     "FILE is a policy's Rego text or its base64, an ARM template or deployed group (JSON) that carries\n"
@@ -222,6 +224,9 @@ def _add_lint(actions: Commands) -> None:
     )
     _add_source(parser)
     parser.add_argument(
+        "--images", action="store_true", help="look at the images as well: moved tags, parent directories"
+    )
+    parser.add_argument(
         "--fail-on", choices=("error", "warning", "note", "never"), default="error", help="(%(default)s)"
     )
     parser.add_argument("--json", action="store_true")
@@ -234,7 +239,11 @@ def _lint(arguments: argparse.Namespace) -> int:
     from sidecar.policy.parse import parse_policy
 
     found = _chosen(arguments.file, arguments.group)
-    findings = {policy.name: lint_policy(parse_policy(policy.text, what=policy.label)) for policy in found}
+    findings: dict[str, tuple[Finding, ...]] = {}
+    for policy in found:
+        parsed = parse_policy(policy.text, what=policy.label)
+        images = _images_of(parsed) if arguments.images else None
+        findings[policy.name] = lint_policy(parsed, images=images)
     if arguments.json:
         shown = {name: [finding.to_json() for finding in listed] for name, listed in findings.items()}
         print(json.dumps(shown if len(found) > 1 else next(iter(shown.values())), indent=1))
@@ -246,6 +255,24 @@ def _lint(arguments: argparse.Namespace) -> int:
     worst = order[: order.index(arguments.fail_on) + 1] if arguments.fail_on != "never" else []
     failed = any(finding.level in worst for listed in findings.values() for finding in listed)
     return ExitCode.POLICY_REJECTED if failed else ExitCode.OK
+
+
+def _images_of(policy: Policy) -> dict[str, ImageLayers]:
+    """The layers of the containers' images as they are now."""
+    import trio
+
+    from sidecar.policy.images import hash_image
+
+    async def run() -> dict[str, ImageLayers]:
+        found: dict[str, ImageLayers] = {}
+        for name in dict.fromkeys(container.id for container in policy.containers if container.id):
+            hashed = await hash_image(name, environ=os.environ)
+            found[name] = tuple(
+                (layer.result.root_hash, layer.result.implicit_count) for layer in hashed.layers
+            )
+        return found
+
+    return trio.run(run)
 
 
 # -- denial ---------------------------------------------------------------------------------------

@@ -39,7 +39,9 @@ PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519Public
 MAX_DID_LENGTH = 2048
 MAX_CHAIN = 10
 _HASHES: dict[str, type[HashAlgorithm]] = {"sha256": SHA256, "sha384": SHA384, "sha512": SHA512}
-_VALUE = re.compile(r"(?:[A-Za-z0-9._-]|%[0-9A-Fa-f]{2})+")
+# What Go leaves as it is in a path: tools that write issuers leave it, and every reader takes it. A `+` is
+# another thing to every reader, so it must be encoded.
+_VALUE = re.compile(r"(?:[A-Za-z0-9._~$&=@-]|%[0-9A-Fa-f]{2})+")
 _OID = re.compile(r"[0-9]+(\.[0-9]+)+")
 _LABELS = {
     "CN": NameOID.COMMON_NAME,

@@ -72,18 +72,23 @@ _MIGHTY = frozenset(
 )
 
 
-def lint_policy(policy: Policy, *, implicit_parents: Mapping[str, int] | None = None) -> tuple[Finding, ...]:
+# The layers of an image as it is now, base first: root hash in hex, and how many directories the layer's
+# archive uses without an entry of their own.
+ImageLayers = tuple[tuple[str, int], ...]
+
+
+def lint_policy(policy: Policy, *, images: Mapping[str, ImageLayers] | None = None) -> tuple[Finding, ...]:
     """Everything found, worst first, in the policy's order within a level.
 
     Args:
-        implicit_parents: for layers (root hash in hex) whose archive was looked at, how many directories it
-            uses without an entry of their own.
+        images: those of the policy's images that were looked at, by the name that its containers have.
     """
     found = [finding for check in _POLICY_CHECKS for finding in check(policy)]
     for container in policy.containers:
         where = f"container {shown(container.label, 80)}"
         found += [Finding(*rest) for check in _CONTAINER_CHECKS for rest in check(container, where)]
-        found += _parents(container, where, implicit_parents or {})
+        layers = (images or {}).get(container.id or "")
+        found += [] if layers is None else _of_image(container, where, layers)
     order = list(Level)
     return tuple(sorted(found, key=lambda finding: order.index(finding.level)))
 
@@ -289,13 +294,25 @@ _CONTAINER_CHECKS: tuple[Callable[[Container, str], Iterator[Rest]], ...] = (
 )
 
 
-def _parents(container: Container, where: str, known: Mapping[str, int]) -> Iterator[Finding]:
-    for number, layer in enumerate(container.layers):
-        if directories := known.get(layer, 0):
-            words = (
-                f"layer {number} ({layer[:12]}) uses {count(directories, 'directory').replace('ys', 'ies')} "
-                "without an entry in its archive: older hosts hash such layers otherwise, and the start "
-                "fails with 'deviceHash not found'"
+def _of_image(container: Container, where: str, layers: ImageLayers) -> Iterator[Finding]:
+    """What only the image itself tells."""
+    if container.layers != tuple(root_hash for root_hash, _ in layers):
+        yield Finding(
+            Level.ERROR,
+            "stale-layers",
+            where,
+            f"image {shown(container.id or '', 160)} has other layers now: the start fails with 'deviceHash "
+            "not found'",
+            "generate the policy again, with the image by digest",
+        )
+    for number, (root_hash, directories) in enumerate(layers):
+        if directories:
+            noun = "directory" if directories == 1 else "directories"
+            yield Finding(
+                Level.WARNING,
+                "implicit-parents",
+                where,
+                f"layer {number} ({root_hash[:12]}) uses {directories} {noun} without an entry of its own; "
+                "older hosts hash such layers otherwise: 'deviceHash not found'",
+                "build the image with a tool that writes parent directories, or squash its layers",
             )
-            cure = "build the image with a tool that writes parent directories, or squash its layers"
-            yield Finding(Level.WARNING, "implicit-parents", where, words, cure)

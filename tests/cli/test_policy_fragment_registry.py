@@ -108,6 +108,25 @@ def test_a_policy_leaves_out_what_an_attached_fragment_admits(commands: Commands
     assert refused.code == ExitCode.ENDORSEMENT_REJECTED
 
 
+def test_lint_looks_at_the_images(commands: Commands, host: str) -> None:
+    image = f"{host}/linted:1.0"
+    put_image(host, "linted", "1.0")
+    made = commands.run("sidecar", "policy", "generate", "--image", image, "--outraw", check=True).out
+    (commands.folder / "made.rego").write_text(made.rstrip("\n"))
+    lint = ("sidecar", "policy", "lint", "made.rego", "--images", "--json")
+    assert {f["code"] for f in json.loads(commands.run(*lint, check=True).out)} == {
+        "env-dropping",
+        "mutable-tag",
+        "stdio",
+    }
+    put_image(host, "linted", "1.0", file="deep/below/file")
+    found = commands.run(*lint)
+    assert found.code == ExitCode.POLICY_REJECTED
+    codes = [f["code"] for f in json.loads(found.out)]
+    assert codes[0] == "stale-layers"
+    assert "implicit-parents" in codes
+
+
 def test_what_does_not_verify_is_neither_pushed_nor_pulled(commands: Commands, host: str) -> None:
     (commands.folder / "bad.cose").write_bytes(b"\xd2\x84\x40\xa0\x40\x40")
     put_image(host, "bad", "1.0")

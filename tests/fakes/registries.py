@@ -88,10 +88,12 @@ def layer_tar(name: str) -> bytes:
     return packed.getvalue()
 
 
-def put_image(host: str, path: str, *tags: str, architecture: str = "amd64") -> dict[str, Any]:
+def put_image(
+    host: str, path: str, *tags: str, architecture: str = "amd64", file: str = "file"
+) -> dict[str, Any]:
     """Push an image of one layer by hand; the descriptor of its manifest."""
     platform = {"os": "linux", "architecture": architecture}
-    layer = layer_tar(architecture)
+    layer = layer_tar(f"{file}-{architecture}")
     config = {
         "rootfs": {"type": "layers", "diff_ids": [digest_of(layer)]},
         "config": {"Env": ["PATH=/bin"], "Entrypoint": [f"/{architecture}"]},

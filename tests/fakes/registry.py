@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -91,19 +91,24 @@ def run_registry(
     process = subprocess.Popen(
         ["docker-registry", "serve", str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
+    assert process.stderr is not None
+    # It goes on logging, and must not block on a full pipe.
+    drain = threading.Thread(target=process.stderr.read)
     try:
-        yield Registry(_wait_for_port(process), root)
+        host = _wait_for_port(process.stderr)
+        drain.start()
+        yield Registry(host, root)
     finally:
         process.terminate()
         process.wait(10)
+        if drain.ident is not None:
+            drain.join()
+        process.stderr.close()
 
 
-def _wait_for_port(process: subprocess.Popen[str]) -> str:
-    assert process.stderr is not None
-    for line in process.stderr:
+def _wait_for_port(log: IO[str]) -> str:
+    for line in log:
         if found := re.search(r"listening on (127\.0\.0\.1:\d+)", line):
-            # It goes on logging, and must not block on a full pipe.
-            threading.Thread(target=process.stderr.read, daemon=True).start()
             return found[1]
     raise AssertionError("docker-registry ended before it listened")
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fakes.policies import IMAGE, INFRA, OPEN_DOOR, container, env, policy_text
 
-from sidecar.policy.lint import Level, describe_findings, lint_policy
+from sidecar.policy.lint import Finding, Level, describe_findings, lint_policy
 from sidecar.policy.parse import parse_policy
 
 QUIET = container(allow_stdio_access=False)
@@ -19,8 +19,8 @@ PLATFORM_ENV = [
 ]
 
 
-def codes(text: bytes, **known: Any) -> list[tuple[str, str]]:
-    return [(str(f.level), f.code) for f in lint_policy(parse_policy(text), **known)]
+def codes(text: bytes) -> list[tuple[str, str]]:
+    return [(str(f.level), f.code) for f in lint_policy(parse_policy(text))]
 
 
 def test_a_good_policy_is_silent() -> None:
@@ -118,11 +118,21 @@ def test_what_is_found_in_a_policy(text: bytes, level: str, code: str) -> None:
     assert (level, code) in codes(text)
 
 
+def of_image(*layers: tuple[str, int]) -> list[Finding]:
+    findings = lint_policy(parse_policy(policy_text(QUIET)), images={IMAGE: layers})
+    return [f for f in findings if f.code != "env-dropping"]
+
+
 def test_a_layer_with_implicit_parents_is_named() -> None:
-    findings = lint_policy(parse_policy(policy_text(QUIET)), implicit_parents={"b" * 64: 2, "a" * 64: 0})
-    (found,) = [f for f in findings if f.code == "implicit-parents"]
-    assert found.level is Level.WARNING
+    (found,) = of_image(("a" * 64, 0), ("b" * 64, 2))
+    assert (found.level, found.code) == (Level.WARNING, "implicit-parents")
     assert "layer 1 (bbbbbbbbbbbb) uses 2 directories" in found.words
+
+
+def test_an_image_that_moved_on_is_named() -> None:
+    assert of_image(("a" * 64, 0), ("b" * 64, 0)) == []
+    (found,) = of_image(("a" * 64, 0))
+    assert (found.level, found.code) == (Level.ERROR, "stale-layers")
 
 
 def test_the_worst_comes_first() -> None:
