@@ -3,7 +3,8 @@
 Why shared memory: the supervisor must see that a driver is wedged at the very moment when neither may
 allocate memory, and without touching the mount (which would wedge the supervisor too).
 
-Layout, little-endian u64 each: beats (grows while the event loop runs), requests begun, requests ended.
+Layout, u64 each in the machine's byte order: beats (grows while the event loop runs), requests begun,
+requests ended.
 
 Kind: adapter
 """
@@ -15,8 +16,7 @@ import os
 import struct
 from dataclasses import dataclass
 
-_PAGE = struct.Struct("<QQQ")
-_ONE = struct.Struct("<Q")
+_PAGE = struct.Struct("=QQQ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,8 @@ class Pulse:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self._page = mmap.mmap(fd, mmap.PAGESIZE)
+        # Our byte order is the page's: both processes run on one machine.
+        self._counts = memoryview(self._page).cast("Q")
         self._beats = 0
         self._begun = 0
         self._ended = 0
@@ -52,17 +54,17 @@ class Pulse:
     def beat(self) -> None:
         """Say that the event loop is alive."""
         self._beats += 1
-        _ONE.pack_into(self._page, 0, self._beats)
+        self._counts[0] = self._beats
 
     def begin(self) -> None:
         """A request was taken from the kernel."""
         self._begun += 1
-        _ONE.pack_into(self._page, 8, self._begun)
+        self._counts[1] = self._begun
 
     def end(self) -> None:
         """A request was answered."""
         self._ended += 1
-        _ONE.pack_into(self._page, 16, self._ended)
+        self._counts[2] = self._ended
 
     def busy(self) -> bool:
         """Whether a request is being served; for the process that writes the page."""
@@ -72,6 +74,7 @@ class Pulse:
         return Reading(*_PAGE.unpack_from(self._page, 0))
 
     def close(self) -> None:
+        self._counts.release()
         self._page.close()
         os.close(self.fd)
 
