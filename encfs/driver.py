@@ -19,6 +19,7 @@ from pathlib import Path
 import trio
 
 from encfs import fuse, residency
+from encfs.block.aside import Aside
 from encfs.block.buffers import BufferPool
 from encfs.block.device import BlockDevice
 from encfs.block.file import adopt_file
@@ -68,7 +69,8 @@ async def _serve(order: DriverOrder, key: Secret) -> None:
     pulse = Pulse(order.pulse_fd)
     pool = BufferPool(_BUFFERS, fuse.MAX_REQUEST)
     source = adopt_file(order.image_fd, Path(order.name), read_only=order.read_only, lock=False)
-    device = build_stack(source, order.segment, key, pool, read_only=order.read_only)
+    aside = Aside(residency.mark_as_flusher)  # a local image never waits for the event loop
+    device = build_stack(source, order.segment, key, pool, read_only=order.read_only, aside=aside)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_beat, pulse)

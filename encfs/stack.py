@@ -5,6 +5,7 @@ Kind: composition
 
 from __future__ import annotations
 
+from encfs.block.aside import Aside
 from encfs.block.buffers import BufferPool
 from encfs.block.crypt import Crypt
 from encfs.block.device import BlockDevice
@@ -17,7 +18,13 @@ from encfs.volume import SegmentGeometry
 
 
 def build_stack(
-    source: BlockDevice, segment: SegmentGeometry, volume_key: Secret, pool: BufferPool, *, read_only: bool
+    source: BlockDevice,
+    segment: SegmentGeometry,
+    volume_key: Secret,
+    pool: BufferPool,
+    *,
+    read_only: bool,
+    aside: Aside | None = None,
 ) -> BlockDevice:
     """Plaintext of a LUKS2 segment: source -> window -> AES-XTS -> (read-only) -> unaligned.
 
@@ -27,7 +34,9 @@ def build_stack(
         volume_key: 32 or 64 bytes, secret.
         pool: working buffers, shared by the layers that need one.
         read_only: refuse writes.
+        aside: threads for large requests; only where `source` never waits for the event loop.
     """
     cipher = SectorCipher(volume_key, sector_size=segment.sector_size, iv_tweak=segment.iv_tweak)
-    plain: BlockDevice = Crypt(Window(source, offset=segment.offset, size=segment.size), cipher, pool)
+    window = Window(source, offset=segment.offset, size=segment.size)
+    plain: BlockDevice = Crypt(window, cipher, pool, aside=aside)
     return Unaligned(ReadOnly(plain) if read_only else plain, pool)
