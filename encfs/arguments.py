@@ -10,7 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from encfs.errors import UsageError
+
 if TYPE_CHECKING:
+    from encfs.blobs import BlobAccess
     from encfs.keysource import KeySource
     from encfs.opening import UnlockOptions
 
@@ -41,6 +44,73 @@ def command(
     return parser
 
 
+def add_place(parser: argparse.ArgumentParser, *, writes: bool = False) -> None:
+    """The image that a command works on: a local file, or a blob with the options that reach it."""
+    parser.add_argument("image", metavar="IMAGE|URL", help="a file, or https://ACCOUNT.../CONTAINER/BLOB")
+    add_store_options(parser, writes=writes)
+
+
+def add_store_options(parser: argparse.ArgumentParser, *, writes: bool) -> None:
+    """Options that reach a blob; `writes` adds those of a writer."""
+    group = parser.add_argument_group("blobs", "without any of these, the blob is read as a stranger")
+    who = group.add_mutually_exclusive_group()
+    who.add_argument(
+        "--identity", action="store_true", help="send tokens of this machine's managed or workload identity"
+    )
+    who.add_argument(
+        "--sas-file",
+        type=Path,
+        metavar="FILE",
+        help="holds a shared access signature, as the portal shows it",
+    )
+    group.add_argument(
+        "--client-id", default="", metavar="ID", help="which managed identity, with --identity"
+    )
+    if writes:
+        group.add_argument(
+            "--take-over",
+            action="store_true",
+            help="end the lease that another has: its writer becomes read-only at once",
+        )
+
+
+def place_of(arguments: argparse.Namespace) -> Path | BlobAccess:
+    """The image as a path, or as a blob and how to reach it.
+
+    Raises:
+        UsageError: not an address, a signature where others can read it, or options that do not fit.
+    """
+    from encfs.block.bloburl import is_blob_url
+
+    if is_blob_url(arguments.image):
+        return blob_of(arguments, arguments.image)
+    for option in ("identity", "sas_file", "client_id", "take_over"):
+        if getattr(arguments, option, None):
+            raise UsageError(
+                f"--{option.replace('_', '-')} with a local image", hint="it is for blobs: https://..."
+            )
+    return Path(arguments.image)
+
+
+def blob_of(arguments: argparse.Namespace, text: str) -> BlobAccess:
+    """A blob and how to reach it; see `place_of`."""
+    from encfs.blobs import BlobAccess, read_signature
+    from encfs.block.bloburl import parse_blob_url
+
+    url = parse_blob_url(text)
+    if url.sas:
+        raise UsageError(
+            f"blob {url}: with a signature in the arguments, where every process can read it",
+            hint="put what follows the question mark into a file: --sas-file FILE",
+        )
+    if arguments.client_id and not arguments.identity:
+        raise UsageError("--client-id without --identity")
+    if arguments.sas_file is not None:
+        url = url.with_sas(read_signature(arguments.sas_file))
+    take_over = getattr(arguments, "take_over", False)
+    return BlobAccess(url, arguments.identity, arguments.client_id, take_over)
+
+
 def add_unlock_options(parser: argparse.ArgumentParser) -> None:
     """Options of every command that unlocks an image."""
     key = parser.add_mutually_exclusive_group(required=True)
@@ -54,6 +124,9 @@ def add_unlock_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--require-authenticated-header", action="store_true", help="refuse a header without a right MAC"
     )
+    parser.add_argument(
+        "--root-hash", metavar="HEX", help="verify every block against this hash tree; implies read-only"
+    )
     parser.epilog = KEY_CONFIG_HELP
 
 
@@ -61,12 +134,14 @@ def unlock_options(arguments: argparse.Namespace) -> UnlockOptions:
     """The options as a value."""
     from encfs.luks2.kdf import KdfLimits
     from encfs.opening import UnlockOptions
+    from encfs.verity.format import parse_root_hash
 
     return UnlockOptions(
         header=arguments.header,
         limits=KdfLimits.parse(arguments.kdf_limit) if arguments.kdf_limit else None,
         keyslot=arguments.keyslot,
         require_authenticated=arguments.require_authenticated_header,
+        root_hash=None if arguments.root_hash is None else parse_root_hash(arguments.root_hash),
     )
 
 

@@ -16,7 +16,15 @@ from typing import NoReturn
 import trio
 
 from encfs import __version__, cli_images, cli_keys
-from encfs.arguments import Commands, add_unlock_options, command, key_source, unlock_options
+from encfs.arguments import (
+    Commands,
+    add_place,
+    add_unlock_options,
+    command,
+    key_source,
+    place_of,
+    unlock_options,
+)
 from encfs.errors import EncfsError, ExitCode
 
 _EPILOG = "exit codes:\n" + "\n".join(f"  {code.value:3}  {code.name.lower()}" for code in ExitCode)
@@ -97,7 +105,7 @@ def _add_expose(commands: Commands) -> None:
         "Serve only the FUSE layer: DIR/data is the plaintext device. Runs in the foreground.",
         "Stop it with SIGTERM or Ctrl-C, or by unmounting DIR.",
     )
-    parser.add_argument("image", type=Path)
+    add_place(parser, writes=True)
     parser.add_argument("directory", type=Path)
     add_unlock_options(parser)
     parser.add_argument("--read-only", action="store_true")
@@ -112,12 +120,14 @@ def _expose(arguments: argparse.Namespace) -> None:
     from encfs.mount import check_mount_point
     from encfs.opening import open_volume
 
+    place = place_of(arguments)
+
     async def run() -> None:
         check_available()
         check_mount_point(arguments.directory)
         passphrase = await key_source(arguments).passphrase()
         volume = await open_volume(
-            arguments.image, passphrase, read_only=arguments.read_only, options=unlock_options(arguments)
+            place, passphrase, read_only=arguments.read_only, options=unlock_options(arguments)
         )
         directory = arguments.directory.resolve()
         print_ready = lambda: print(f"ready {directory}/data", flush=True)  # noqa: E731
@@ -134,7 +144,7 @@ def _add_mount(commands: Commands) -> None:
         "Mount the file system in an image; returns when it is mounted.",
         "Needs root (loop device, mount) unless --via fuse2fs. Runs in the background until `encfs unmount`.",
     )
-    parser.add_argument("image", type=Path)
+    add_place(parser, writes=True)
     parser.add_argument("mount_point", type=Path, metavar="mountpoint")
     add_unlock_options(parser)
     parser.add_argument(
@@ -169,12 +179,16 @@ def _serve_mount(arguments: argparse.Namespace, on_ready: Callable[[], None]) ->
     from encfs.mount import check_mount_point
     from encfs.opening import open_volume
 
+    place = place_of(arguments)
+    if isinstance(place, Path):
+        place = place.resolve()
+
     async def run() -> None:
         check_available()
         check_mount_point(arguments.mount_point)
         passphrase = await key_source(arguments).passphrase()
         volume = await open_volume(
-            arguments.image.resolve(),
+            place,
             passphrase,
             read_only=arguments.read_only,
             options=unlock_options(arguments),

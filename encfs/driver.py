@@ -20,14 +20,19 @@ import trio
 
 from encfs import fuse, residency
 from encfs.block.aside import Aside
+from encfs.block.blob import BlobDevice
 from encfs.block.buffers import BufferPool
 from encfs.block.device import BlockDevice
-from encfs.block.file import adopt_file
+from encfs.block.file import FileDevice, adopt_file
+from encfs.block.retry import Retry
+from encfs.block.verity import Verity
 from encfs.errors import EncfsError, ExitCode
 from encfs.health import Pulse
 from encfs.keys import Secret
 from encfs.stack import build_stack
-from encfs.volume import DriverOrder, read_frame
+from encfs.verity.format import BLOCK, Geometry
+from encfs.verity.tree import Tree
+from encfs.volume import DriverOrder, VerityOrder, read_frame
 
 log = logging.getLogger("encfs.driver")
 
@@ -68,14 +73,27 @@ def _read_exactly(length: int) -> bytes:
 async def _serve(order: DriverOrder, key: Secret) -> None:
     pulse = Pulse(order.pulse_fd)
     pool = BufferPool(_BUFFERS, fuse.MAX_REQUEST)
-    source = adopt_file(order.image_fd, Path(order.name), read_only=order.read_only, lock=False)
-    aside = Aside(residency.mark_as_flusher)  # a local image never waits for the event loop
-    device = build_stack(source, order.segment, key, pool, read_only=order.read_only, aside=aside)
+    source = await _open_source(order)
+    patient = source if order.blob is None else Retry(source, deadline=order.blob.deadline)
+    # Only the bare file never waits for the event loop, and may be used from several threads.
+    is_bare = order.blob is None and order.verity is None
+    device = build_stack(
+        _verified(patient, order.verity),
+        order.segment,
+        key,
+        pool,
+        read_only=order.read_only,
+        aside=Aside(residency.mark_as_flusher) if is_bare else None,
+    )
     try:
         async with trio.open_nursery() as nursery:
+            if isinstance(source, BlobDevice):
+                nursery.start_soon(source.keep_lease)
             nursery.start_soon(_beat, pulse)
             nursery.start_soon(_ignore_termination)
-            await nursery.start(_serve_fuse, device, Path(order.directory), pool, pulse, nursery.cancel_scope)
+            if order.for_tools:
+                nursery.start_soon(_end_with_owner, nursery.cancel_scope)
+            await nursery.start(_serve_fuse, device, order, pool, pulse, nursery.cancel_scope)
             for refused in residency.lock():
                 log.info("%s: %s", order.name, refused)
             print("ready", flush=True)
@@ -85,16 +103,36 @@ async def _serve(order: DriverOrder, key: Secret) -> None:
             await device.aclose()
 
 
+def _verified(source: BlockDevice, order: VerityOrder | None) -> BlockDevice:
+    """The image, verified where its hash tree is asked for."""
+    if order is None:
+        return source
+    geometry = Geometry.of(order.size // BLOCK)
+    tree = Tree(geometry, salt=bytes.fromhex(order.salt), root=bytes.fromhex(order.root))
+    return Verity(source, tree)
+
+
+async def _open_source(order: DriverOrder) -> FileDevice | BlobDevice:
+    if order.blob is not None:
+        from encfs.blobs import open_ordered  # what local images need not load
+
+        return await open_ordered(order.blob)
+    assert order.image_fd is not None
+    return adopt_file(order.image_fd, Path(order.name), read_only=order.read_only, lock=False)
+
+
 async def _serve_fuse(
     device: BlockDevice,
-    directory: Path,
+    order: DriverOrder,
     pool: BufferPool,
     pulse: Pulse,
     scope: trio.CancelScope,
     *,
     task_status: trio.TaskStatus[None],
 ) -> None:
-    await fuse.serve(device, directory, pool, pulse, task_status=task_status)
+    await fuse.serve(
+        device, Path(order.directory), pool, pulse, cached=order.for_tools, task_status=task_status
+    )
     scope.cancel()
 
 
@@ -102,6 +140,16 @@ async def _beat(pulse: Pulse) -> None:
     while True:
         pulse.beat()
         await trio.sleep(_BEAT_SECONDS)
+
+
+async def _end_with_owner(scope: trio.CancelScope) -> None:
+    """End when the supervisor's end of our standard input closes, which also happens when it is killed."""
+    while True:
+        await trio.lowlevel.wait_readable(sys.stdin.fileno())
+        if not os.read(sys.stdin.fileno(), 1):
+            log.info("owner is gone")
+            scope.cancel()
+            return
 
 
 async def _ignore_termination() -> None:

@@ -19,7 +19,14 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from encfs.errors import FileSystemError, LoopUnavailable, MountError, MountPointBusy, MountPointMissing
+from encfs.errors import (
+    FileSystemError,
+    LoopUnavailable,
+    MountError,
+    MountPointBusy,
+    MountPointMissing,
+    ReadOnlyDevice,
+)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
@@ -222,11 +229,17 @@ def sync_file_system(path: Path) -> None:
     """Write everything the file system mounted at `path` still holds in memory.
 
     Raises:
+        ReadOnlyDevice: the file system has been shut down since a write was refused; syncing again is no use.
         MountError: the kernel reported that something could not be written.
     """
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if _libc.syncfs(fd) != 0:
+            if ctypes.get_errno() == errno.EROFS:
+                raise ReadOnlyDevice(
+                    f"mount point {path}: what was written last is not stored: the volume became read-only",
+                    hint="the log of the mount says why; mount the image again to see what is there",
+                )
             raise MountError(f"mount point {path}: writing back failed: {os.strerror(ctypes.get_errno())}")
     finally:
         os.close(fd)

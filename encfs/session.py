@@ -27,17 +27,21 @@ from pathlib import Path
 import trio
 
 from encfs import mount
+from encfs.blobs import BlobAccess, blob_order
+from encfs.block.blob import BlobDevice
 from encfs.block.file import FileDevice
 from encfs.driverproc import DriverProcess, start_driver
-from encfs.errors import DriverFailed, EncfsError, StoreError
+from encfs.errors import DriverFailed, EncfsError, ReadOnlyDevice, StoreError
 from encfs.filesystem import FileSystem
 from encfs.health import Watch
 from encfs.keys import Secret
-from encfs.volume import SegmentGeometry
+from encfs.volume import BlobOrder, SegmentGeometry, VerityOrder
 
 log = logging.getLogger(__name__)
 
 _WATCH_SECONDS = 0.5
+# Of the deadline: so much may one request to a store take, so that a slow store is an error, not a cut-off.
+_STORE_SHARE = 0.6
 
 
 class Phase(StrEnum):
@@ -59,13 +63,30 @@ _NEXT = {
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """An unlocked image: what a session needs to serve it."""
+    """An unlocked image: what a session needs to serve it; `for_tools` as in `DriverOrder`.
 
-    source: FileDevice
+    `access` says how the driver reaches the blob that `source` is, `verity` by which hash tree it verifies.
+    """
+
+    source: FileDevice | BlobDevice
     name: str
     segment: SegmentGeometry
     volume_key: Secret
     read_only: bool
+    for_tools: bool = False
+    access: BlobAccess | None = None
+    verity: VerityOrder | None = None
+
+    def image(self, deadline: float) -> int | BlobOrder:
+        """What a driver opens: the inherited descriptor, or a blob.
+
+        Args:
+            deadline: seconds after which the driver is cut off; its store has to give up before.
+        """
+        if isinstance(self.source, FileDevice):
+            return self.source.fd
+        assert self.access is not None
+        return blob_order(self.access, self.source, deadline=deadline * _STORE_SHARE)
 
 
 class Session:
@@ -97,12 +118,14 @@ class Session:
         """Start the driver and the watch. Afterwards `data` can be opened."""
         volume = self.volume
         self.driver = await start_driver(
-            volume.source,
+            volume.image(self._deadline),
             volume.name,
             volume.segment,
             volume.volume_key,
             self.device_directory,
             read_only=volume.read_only,
+            for_tools=volume.for_tools,
+            verity=volume.verity,
             nursery=nursery,
         )
         self._enter(Phase.DRIVING)
@@ -121,12 +144,19 @@ class Session:
 
         Raises:
             MountPointBusy: files are open; the volume stays mounted and goes on working.
-            StoreError: the driver could not store everything.
+            StoreError: unmounted, but not everything could be stored.
         """
+        lost: ReadOnlyDevice | None = None
         if self.file_system is not None:
-            await self.file_system.unmount()
+            try:
+                await self.file_system.unmount()
+            except ReadOnlyDevice as exc:
+                lost = exc
             self.file_system = None
         await self._stop_driver()
+        if lost is not None:
+            self.failure = lost
+            raise lost
 
     async def _stop_driver(self) -> None:
         if self.phase in (Phase.CLOSED, Phase.FAILED) or self.driver is None:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fakes.azurite import azurite as run_azurite
+from fakes.blobservice import BlobService
 from fakes.needs import refuse_lacking
 from guest.machine import Guest, prepare
 
@@ -38,6 +40,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def guest() -> Guest:
     """A real kernel under emulation; tests that take it carry the marker `kernel`."""
     return prepare()
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BlobService]:
+    """Microsoft's blob emulator; tests that take it carry the marker `azurite`."""
+    with run_azurite(tmp_path_factory.mktemp("azurite")) as service:
+        yield service
 
 
 @pytest.fixture

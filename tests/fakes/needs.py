@@ -7,11 +7,14 @@ has no such excuse: there the same test fails.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from guest import parts
+
+from fakes import azurite
 
 
 def _fuse() -> str:
@@ -34,7 +37,13 @@ def _kernel() -> str:
     return f"no guest kernel: missing {', '.join(parts.missing())}" if parts.missing() else ""
 
 
-NEEDS = {"fuse": _fuse, "root": _root, "kernel": _kernel}
+def _azurite() -> str:
+    if shutil.which("node") is None:
+        return "no Node.js; scripts/install-azurite brings it"
+    return "" if azurite.MAIN.is_file() else "Azurite is not installed; run scripts/install-azurite"
+
+
+NEEDS = {"fuse": _fuse, "root": _root, "kernel": _kernel, "azurite": _azurite}
 
 
 def refuse_lacking(markers: Iterable[str], *, ci: bool) -> None:

@@ -1,0 +1,115 @@
+"""Blobs for the rest of the package: which one and how to reach it, opened with identity and trust.
+
+Kind: composition
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from encfs.azure import blob_identity, blob_tls, store_environment
+from encfs.block.blob import BlobDevice, open_blob
+from encfs.block.bloburl import MAX_URL, BlobUrl, parse_blob_url
+from encfs.errors import UsageError
+from encfs.volume import BlobOrder
+
+# Less than what a supervisor gives its driver to start.
+OPEN_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class BlobAccess:
+    """A blob and how to reach it.
+
+    Attributes:
+        url: with its signature, if any.
+        bearer: send tokens of this machine's identity; else the signature, or nothing.
+        client_id: of the managed identity, where there are several.
+        take_over: end another's lease.
+    """
+
+    url: BlobUrl
+    bearer: bool = False
+    client_id: str = ""
+    take_over: bool = False
+
+    def __str__(self) -> str:
+        return str(self.url)
+
+
+def read_signature(path: Path) -> str:
+    """A shared access signature from a file, secret.
+
+    Raises:
+        UsageError: it cannot be read, or is too long.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_URL + 1)
+    except OSError as exc:
+        raise UsageError(f"signature file {path}: {exc.strerror}") from exc
+    if len(data) > MAX_URL or not data.isascii():
+        raise UsageError(f"signature file {path}: not one line of ASCII of at most {MAX_URL} bytes")
+    return data.decode()
+
+
+async def open_access(
+    access: BlobAccess,
+    *,
+    read_only: bool,
+    environ: Mapping[str, str] = os.environ,
+    lease_id: str = "",
+    etag: str = "",
+    deadline: float = OPEN_SECONDS,
+) -> BlobDevice:
+    """Open a blob; see `encfs.block.blob.open_blob`.
+
+    Raises:
+        HostNotAllowed: a token would go to a host that is not on the list.
+        ImageError, StoreError: what is wrong with the blob, or with the way to it.
+    """
+    host = access.url.host
+    tokens = blob_identity(host, environ, client_id=access.client_id) if access.bearer else None
+    return await open_blob(
+        access.url,
+        read_only=read_only,
+        tokens=tokens,
+        tls=blob_tls(environ),
+        lease_id=lease_id,
+        etag=etag,
+        take_over=access.take_over,
+        deadline=deadline,
+    )
+
+
+def blob_order(access: BlobAccess, device: BlobDevice, *, deadline: float) -> BlobOrder:
+    """What a driver needs to open the same blob, under the lease that `device` has."""
+    return BlobOrder(
+        url=str(access.url),
+        bearer=access.bearer,
+        client_id=access.client_id,
+        lease_id="" if device.lease is None else device.lease.lease_id,
+        etag=device.etag,
+        deadline=deadline,
+        sas=access.url.sas,
+        environment=store_environment(os.environ),
+    )
+
+
+async def open_ordered(order: BlobOrder) -> BlobDevice:
+    """Open the blob of an order, in the driver."""
+    access = BlobAccess(
+        replace(parse_blob_url(order.url), sas=order.sas), bearer=order.bearer, client_id=order.client_id
+    )
+    # azure-identity reads settings from the process's environment and nowhere else.
+    os.environ.update(order.environment)
+    return await open_access(
+        access,
+        read_only=not order.lease_id,
+        lease_id=order.lease_id,
+        etag=order.etag,
+        environ=order.environment,
+    )
