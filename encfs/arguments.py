@@ -111,9 +111,9 @@ def blob_of(arguments: argparse.Namespace, text: str) -> BlobAccess:
     return BlobAccess(url, arguments.identity, arguments.client_id, take_over)
 
 
-def add_unlock_options(parser: argparse.ArgumentParser) -> None:
+def add_unlock_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Options of every command that unlocks an image."""
-    key = parser.add_mutually_exclusive_group(required=True)
+    key = parser.add_mutually_exclusive_group(required=required)
     key.add_argument("--key-file", metavar="FILE", help=KEY_FILE_HELP)
     key.add_argument("--key-config", metavar="FILE", help="JSON that names the vault key, see below")
     parser.add_argument("--header", type=Path, metavar="FILE", help="detached LUKS2 header of the image")

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import trio
 
-from encfs import __version__, cli_images, cli_keys
+from encfs import __version__, cli_bench, cli_images, cli_keys
 from encfs.arguments import (
     Commands,
     add_place,
@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     cli_images.add_commands(commands)
     cli_keys.add_commands(commands)
+    cli_bench.add_commands(commands)
     _add_expose(commands)
     _add_mount(commands)
     _add_unmount(commands)
