@@ -6,9 +6,9 @@ Kind: entry
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from encfs.errors import UsageError
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from encfs.keysource import KeySource
     from encfs.opening import UnlockOptions
 
+R = TypeVar("R")
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 KEY_FILE_HELP = "32 raw bytes, 64 hex digits or a JWK; - reads standard input"
 KEY_CONFIG_HELP = """\
@@ -24,6 +25,16 @@ a key configuration names a key that a vault releases under attestation:
   {"key": {"kid": "NAME[/VERSION]", "authority": {"endpoint": HOST}, "akv": {"endpoint": HOST}},
    "key_derivation": {"salt": HEX, "label": TEXT}}        key_derivation for RSA keys only
 """
+
+
+def run_trio(work: Callable[..., Awaitable[R]], *arguments: object) -> R:
+    """Run `work(*arguments)` in an event loop of its own.
+
+    The library is imported here, as what a command needs is everywhere: `encfs --help` has no use for it.
+    """
+    import trio
+
+    return trio.run(work, *arguments)
 
 
 def command(

@@ -1,5 +1,7 @@
 """Blobs for the rest of the package: which one and how to reach it, opened with identity and trust.
 
+What reaches a store is imported when one is reached: it costs more than all the rest of a local mount.
+
 Kind: composition
 """
 
@@ -9,12 +11,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from encfs.azure import blob_identity, blob_tls, store_environment
-from encfs.block.blob import BlobDevice, open_blob
 from encfs.block.bloburl import MAX_URL, BlobUrl, parse_blob_url
 from encfs.errors import UsageError
 from encfs.volume import BlobOrder
+
+if TYPE_CHECKING:
+    from encfs.block.blob import BlobDevice
 
 # Less than what a supervisor gives its driver to start.
 OPEN_SECONDS = 20.0
@@ -71,6 +75,9 @@ async def open_access(
         HostNotAllowed: a token would go to a host that is not on the list.
         ImageError, StoreError: what is wrong with the blob, or with the way to it.
     """
+    from encfs.azure import blob_identity, blob_tls
+    from encfs.block.blob import open_blob
+
     host = access.url.host
     tokens = blob_identity(host, environ, client_id=access.client_id) if access.bearer else None
     return await open_blob(
@@ -87,6 +94,8 @@ async def open_access(
 
 def blob_order(access: BlobAccess, device: BlobDevice, *, deadline: float) -> BlobOrder:
     """What a driver needs to open the same blob, under the lease that `device` has."""
+    from encfs.azure import store_environment
+
     return BlobOrder(
         url=str(access.url),
         bearer=access.bearer,

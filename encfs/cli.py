@@ -13,8 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-import trio
-
 from encfs import __version__, cli_bench, cli_images, cli_keys
 from encfs.arguments import (
     Commands,
@@ -23,6 +21,7 @@ from encfs.arguments import (
     command,
     key_source,
     place_of,
+    run_trio,
     unlock_options,
 )
 from encfs.errors import EncfsError, ExitCode
@@ -134,7 +133,7 @@ def _expose(arguments: argparse.Namespace) -> None:
         print_ready = lambda: print(f"ready {directory}/data", flush=True)  # noqa: E731
         await supervisor.run_expose(volume, directory, deadline=arguments.deadline, on_ready=print_ready)
 
-    trio.run(run)
+    run_trio(run)
 
 
 def _add_mount(commands: Commands) -> None:
@@ -203,7 +202,7 @@ def _serve_mount(arguments: argparse.Namespace, on_ready: Callable[[], None]) ->
         )
 
     residency.keep_heap(8 << 20)
-    trio.run(run)
+    run_trio(run)
 
 
 def _add_unmount(commands: Commands) -> None:
@@ -219,7 +218,7 @@ def _add_unmount(commands: Commands) -> None:
 def _unmount(arguments: argparse.Namespace) -> None:
     from encfs.unmounting import unmount
 
-    trio.run(unmount, arguments.mount_point)
+    run_trio(unmount, arguments.mount_point)
 
 
 if __name__ == "__main__":

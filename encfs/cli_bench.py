@@ -11,8 +11,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import trio
-
 from encfs.arguments import (
     Commands,
     add_store_options,
@@ -20,6 +18,7 @@ from encfs.arguments import (
     command,
     key_source,
     place_of,
+    run_trio,
     unlock_options,
 )
 from encfs.errors import UsageError
@@ -63,7 +62,7 @@ def _bench(arguments: argparse.Namespace) -> None:
 
     options = _options(arguments)
     check_available()
-    report = trio.run(_measure, arguments, options)
+    report = run_trio(_measure, arguments, options)
     print((to_json if arguments.json else to_table)(report))
 
 

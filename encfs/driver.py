@@ -14,17 +14,16 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import trio
 
 from encfs import fuse, residency
 from encfs.block.aside import Aside
-from encfs.block.blob import BlobDevice
 from encfs.block.buffers import BufferPool
 from encfs.block.device import BlockDevice
-from encfs.block.file import FileDevice, adopt_file
-from encfs.block.retry import Retry
+from encfs.block.file import adopt_file
 from encfs.block.verity import Verity
 from encfs.errors import EncfsError, ExitCode
 from encfs.health import Pulse
@@ -73,12 +72,11 @@ def _read_exactly(length: int) -> bytes:
 async def _serve(order: DriverOrder, key: Secret) -> None:
     pulse = Pulse(order.pulse_fd)
     pool = BufferPool(_BUFFERS, fuse.MAX_REQUEST)
-    source = await _open_source(order)
-    patient = source if order.blob is None else Retry(source, deadline=order.blob.deadline)
+    source, lease_keeper = await _open_source(order)
     # Only the bare file never waits for the event loop, and may be used from several threads.
     is_bare = order.blob is None and order.verity is None
     device = build_stack(
-        _verified(patient, order.verity),
+        _verified(source, order.verity),
         order.segment,
         key,
         pool,
@@ -87,8 +85,8 @@ async def _serve(order: DriverOrder, key: Secret) -> None:
     )
     try:
         async with trio.open_nursery() as nursery:
-            if isinstance(source, BlobDevice):
-                nursery.start_soon(source.keep_lease)
+            if lease_keeper is not None:
+                nursery.start_soon(lease_keeper)
             nursery.start_soon(_beat, pulse)
             nursery.start_soon(_ignore_termination)
             if order.for_tools:
@@ -112,13 +110,17 @@ def _verified(source: BlockDevice, order: VerityOrder | None) -> BlockDevice:
     return Verity(source, tree)
 
 
-async def _open_source(order: DriverOrder) -> FileDevice | BlobDevice:
+async def _open_source(order: DriverOrder) -> tuple[BlockDevice, Callable[[], Awaitable[None]] | None]:
+    """The image, and the task that keeps its lease where it has one."""
     if order.blob is not None:
-        from encfs.blobs import open_ordered  # what local images need not load
+        # What a local image need not load: it would double the time to start.
+        from encfs.blobs import open_ordered
+        from encfs.block.retry import Retry
 
-        return await open_ordered(order.blob)
+        blob = await open_ordered(order.blob)
+        return Retry(blob, deadline=order.blob.deadline), blob.keep_lease
     assert order.image_fd is not None
-    return adopt_file(order.image_fd, Path(order.name), read_only=order.read_only, lock=False)
+    return adopt_file(order.image_fd, Path(order.name), read_only=order.read_only, lock=False), None
 
 
 async def _serve_fuse(
