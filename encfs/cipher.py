@@ -27,7 +27,7 @@ class Engine(Protocol):
     """AES-XTS with one key over whole sectors; `tweak` is the first sector's, each next one adds `step`."""
 
     def rekey(self, key: bytes) -> None:
-        """Use another key, secret, from now on; raises as the constructor does, and then keeps the old one."""
+        """Use another key, secret, from now on; one that is refused (`ValueError`) changes nothing."""
         ...
 
     def encrypt(self, data: Buffer, out: memoryview, sector_size: int, tweak: int, step: int) -> None:
