@@ -124,11 +124,11 @@ def plot(table: Medians, path: Path) -> None:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    import matplotlib
+    import matplotlib  # type: ignore[import-not-found, unused-ignore]  # an extra of its own
 
     matplotlib.use("Agg")
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "encfs", "font.size": 8})
-    from matplotlib import pyplot
+    from matplotlib import pyplot  # type: ignore[import-not-found, unused-ignore]
 
     systems = list(table)
     colours = {system: f"C{number}" for number, system in enumerate(systems)}
