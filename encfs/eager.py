@@ -4,6 +4,9 @@ pyfuse3 takes a lock and arms epoll before every request. Under load the next re
 while the last one was served, and a reader that asks for one block after the other sends its next request
 within microseconds of the reply: looking first, and looking on for a moment, saves a sleep and a wake-up each
 time. When nothing comes within that moment the process sleeps as usual, so an idle driver costs nothing.
+Looking on pays only while answers are fast: each time it was in vain, the next chances are let pass, twice as
+many as the time before. So a driver spends next to nothing on it where readers are slow, or where others want
+the processor.
 
 Fairness: a turn of the event loop costs about as much as serving 4 KiB, so it is not taken for every request.
 It is taken at once when another request waits for something (its answer may be what the loop would bring),
@@ -24,6 +27,8 @@ import trio
 # Longer than a request of 4 KiB takes to come back from the page cache's side, shorter than a scheduler tick.
 SPIN_SECONDS = 60e-6
 TURN_SECONDS = 1e-3
+# After so many vain looks in a row, one wait in 64 looks on.
+_MAX_DOUBLINGS = 6
 
 
 class EagerWait:
@@ -40,6 +45,8 @@ class EagerWait:
         self._poll = select.poll()
         self._fd: int | None = None
         self._turn_at = time.perf_counter() + TURN_SECONDS
+        self._vain = 0  # looks in a row that saw nothing
+        self._pass = 0  # chances still to let pass
 
     async def __call__(self, fd: int) -> None:
         """Return when `fd` is readable; cancellable, but not a checkpoint when it is readable at once."""
@@ -54,13 +61,23 @@ class EagerWait:
             self._turn_at = now + TURN_SECONDS
         if self._poll.poll(0):
             return
-        if self._spin and not self._busy():
-            end = now + self._spin
-            while time.perf_counter() < end:
-                if self._poll.poll(0):
-                    return
+        if self._spin and not self._busy() and self._look_on(now + self._spin):
+            return
         await trio.lowlevel.wait_readable(fd)
         self._turn_at = time.perf_counter() + TURN_SECONDS
+
+    def _look_on(self, end: float) -> bool:
+        """Look until `end`, if that paid lately; whether the descriptor is readable."""
+        if self._pass:
+            self._pass -= 1
+            return False
+        while time.perf_counter() < end:
+            if self._poll.poll(0):
+                self._vain = 0
+                return True
+        self._vain = min(self._vain + 1, _MAX_DOUBLINGS)
+        self._pass = (1 << self._vain) - 1
+        return False
 
 
 class EagerLock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from encfs import eager
 from encfs.eager import EagerLock, EagerWait, eager_trio
 
 
@@ -48,6 +50,43 @@ async def test_looks_on_only_when_nothing_else_waits(pipe: tuple[int, int], busy
     with trio.move_on_after(0):
         await wait(pipe[0])
     assert (time.perf_counter() - start >= 0.2) == spins
+
+
+@pytest.fixture
+def no_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scope that is cancelled already ends a wait where it would sleep, not before it looks."""
+    monkeypatch.setattr(eager, "TURN_SECONDS", 60)
+
+
+@pytest.mark.usefixtures("no_turns")
+async def test_looks_on_less_and_less_while_it_is_in_vain(pipe: tuple[int, int]) -> None:
+    wait = EagerWait(lambda: False, spin=0.02)
+
+    async def looked() -> bool:
+        start = time.perf_counter()
+        with trio.move_on_after(0):
+            await wait(pipe[0])
+        return time.perf_counter() - start >= 0.02
+
+    assert [await looked() for _ in range(12)] == [n in (0, 2, 6) for n in range(12)]
+
+
+@pytest.mark.usefixtures("no_turns")
+async def test_looks_on_again_once_it_pays(pipe: tuple[int, int]) -> None:
+    wait = EagerWait(lambda: False, spin=0.05)
+    with trio.move_on_after(0):
+        await wait(pipe[0])  # in vain
+    with trio.move_on_after(0):
+        await wait(pipe[0])  # let pass
+    timer = threading.Timer(0.01, os.write, (pipe[1], b"x"))
+    timer.start()
+    await wait(pipe[0])
+    timer.join()
+    os.read(pipe[0], 1)
+    start = time.perf_counter()
+    with trio.move_on_after(0):
+        await wait(pipe[0])
+    assert time.perf_counter() - start >= 0.05
 
 
 @pytest.mark.parametrize("busy", [False, True])
