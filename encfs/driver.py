@@ -39,9 +39,9 @@ log = logging.getLogger("encfs.driver")
 
 # Working buffers: one per worker, and two more. A request holds at most two at once, so one can always go on.
 _BUFFERS = fuse.WORKERS + 2
-# Request buffers of libfuse and copies of writes that pyfuse3 makes: one of each per worker, and slack, also for
-# what a client of a store allocates and frees again while it sends and receives.
-_WARM_HEAP = (2 * fuse.WORKERS + 2) * fuse.MAX_REQUEST
+# Request buffers of libfuse and pyfuse3's copies of writes: one of each per worker; the rest is for what a
+# client of a store allocates and frees again.
+_WARM_HEAP = (2 * fuse.WORKERS + 6) * fuse.MAX_REQUEST
 _BEAT_SECONDS = 0.5
 
 
