@@ -30,16 +30,20 @@ import trio
 from encfs.blobs import BlobAccess, open_access, open_http
 from encfs.block.blob import BlobDevice
 from encfs.block.blobcodec import MAX_BLOB, MAX_BLOCKS, MAX_PUT, PAGE, BlobKind, BlobProperties
+from encfs.block.blobhttp import BlobHttp
 from encfs.block.bloblease import Lease
 from encfs.block.blobput import BlobPut
 from encfs.block.file import FileDevice, open_file
 from encfs.block.retry import DEADLINE, Retry
-from encfs.errors import ImageError, StoreError, UnsuitableBlob
+from encfs.errors import ImageBusy, ImageError, StoreError, UnsuitableBlob
 from encfs.opening import UnlockOptions, open_place
 from encfs.progress import progress
 
 _GRAIN = 64 << 10  # zeros shorter than this are sent: another request would cost more
 _ZEROS = bytes(MAX_PUT)
+# The shortest there is: a try that is killed keeps the next one waiting for no longer than that.
+_LEASE_SECONDS = 15
+_AGAIN_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +156,7 @@ async def _upload_pages(access: BlobAccess, work: _Work) -> None:
     http = open_http(access)
     try:
         await _make_page_blob(BlobPut(http), access, work)
-        lease = Lease(http)
-        await lease.acquire(deadline=DEADLINE)
+        lease = await _become_writer(http)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_keep, lease)
@@ -169,6 +172,20 @@ async def _upload_pages(access: BlobAccess, work: _Work) -> None:
     finally:
         with trio.CancelScope(shield=True):
             await http.aclose()
+
+
+async def _become_writer(http: BlobHttp) -> Lease:
+    """A lease of our own; that of a try that was killed is waited for."""
+    lease = Lease(http, seconds=_LEASE_SECONDS)
+    end = trio.current_time() + _LEASE_SECONDS + _AGAIN_SECONDS
+    while True:
+        try:
+            await lease.acquire(deadline=DEADLINE)
+            return lease
+        except ImageBusy:
+            if trio.current_time() >= end:
+                raise
+        await trio.sleep(_AGAIN_SECONDS)
 
 
 async def _make_page_blob(put: BlobPut, access: BlobAccess, work: _Work) -> None:

@@ -25,12 +25,13 @@ _MAX_KEY = 1 << 10
 
 @dataclass(frozen=True, slots=True)
 class SegmentGeometry:
-    """A LUKS2 crypt segment, resolved: sizes in bytes, `iv_tweak` in 512-byte units."""
+    """A LUKS2 crypt segment, resolved: bytes, `iv_tweak` in 512-byte units; `integrity`: it has tags."""
 
     offset: int
     size: int
     sector_size: int
     iv_tweak: int
+    integrity: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+PEER = "sidecar.peer"  # extension of the scope: the `Peer` of a Unix socket
 MAX_BODY = 1 << 20  # bytes
 BODY_DEADLINE = 10.0  # seconds
 
@@ -79,8 +80,10 @@ async def _answer(
     handler: Handler, scope: Scope, receive: Receive, max_body: int, deadline: float, refuse: Refuse
 ) -> WebResponse:
     def refusal(status: int, code: str, message: str) -> WebResponse:
-        # The rest of the request may still be on its way: the connection cannot be used again.
-        return refuse(status, code, message).with_headers({"connection": "close"})
+        answer = refuse(status, code, message)
+        # The rest of the request may still be on its way: the connection cannot be used again. HTTP/2 has
+        # no such header.
+        return answer if scope["http_version"] == "2" else answer.with_headers({"connection": "close"})
 
     try:
         with trio.fail_after(deadline):
@@ -128,6 +131,7 @@ def _request(scope: Scope, body: bytes) -> WebRequest:
         query=parse_query(bytes(scope["query_string"]).decode("latin-1")),
         headers={n.decode("latin-1").lower(): v.decode("latin-1") for n, v in scope["headers"]},
         body=body,
+        peer=scope.get("extensions", {}).get(PEER),
     )
 
 

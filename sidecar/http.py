@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -50,6 +50,15 @@ class Response:
     status: int
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedResponse:
+    """An answer whose body is still coming; header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    pieces: AsyncGenerator[bytes, None] = field(repr=False)
 
 
 class _TryAgain(Exception):
@@ -139,6 +148,28 @@ class Http:
             ) from again.error
         except trio.TooSlowError:
             raise ServiceError(f"{where}: no answer within {deadline:g} s") from None
+
+    @asynccontextmanager
+    async def stream(
+        self, url: str, *, headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[StreamedResponse]:
+        """One GET, not repeated, whose body is read piece by piece; no deadline but one between pieces.
+
+        Args:
+            url: complete.
+            headers: extra ones; may hold an access token, secret.
+
+        Raises:
+            ServiceError: no answer, or the connection broke; also while the pieces are read.
+        """
+        where = _where("GET", url)
+        try:
+            async with self._client.stream("GET", url, headers=dict(headers or {})) as answer:
+                pieces = cast(AsyncGenerator[bytes, None], answer.aiter_raw())
+                async with aclosing(pieces):
+                    yield StreamedResponse(answer.status_code, dict(answer.headers), pieces)
+        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as exc:
+            raise ServiceError(f"{where}: {_words(exc)}") from exc
 
     async def _once(
         self, method: str, url: str, headers: dict[str, str], body: bytes | None, max_body: int, where: str

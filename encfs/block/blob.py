@@ -106,6 +106,11 @@ class BlobDevice:
         """Becomes True when the lease is lost."""
         return self.lease is None or self.lost is not None
 
+    @property
+    def lease_state(self) -> str:
+        """`none`, `held` or `lost`."""
+        return "lost" if self.lost is not None else "none" if self.lease is None else "held"
+
     async def keep_lease(self) -> None:
         """Renew the lease until cancelled or lost; run it beside the device when that is read-write."""
         if self.lease is not None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from email.utils import formatdate
 from typing import Protocol, TypeAlias
 
 import httpx
@@ -53,6 +54,10 @@ class BlobTokens(Protocol):
 
     def forget(self) -> None:
         """Drop a token that was not accepted."""
+        ...
+
+    def expires_at(self) -> int:
+        """When the token at hand expires, Unix seconds; 0 when there is none or it is not known."""
         ...
 
 
@@ -117,6 +122,11 @@ class BlobHttp:
             "pool": None,
         }
         self._extensions = {"timeout": timeout}
+
+    @property
+    def token_expiry(self) -> int:
+        """When the bearer token at hand expires, Unix seconds; 0 without one."""
+        return 0 if self._tokens is None else self._tokens.expires_at()
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -240,6 +250,7 @@ class BlobHttp:
             ("accept", "*/*"),
             ("accept-encoding", "identity"),
             ("x-ms-version", API_VERSION),
+            ("x-ms-date", formatdate(usegmt=True)),
             ("content-length", str(length)),
             *headers.items(),
         ]

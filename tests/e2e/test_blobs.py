@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import pty
+import re
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -114,16 +119,54 @@ def test_tokens_of_an_identity_renewed_while_mounted(commands: Commands, image: 
         url, mnt = str(service.url("mine", "")), commands.folder / "mnt"
         commands.run("encfs", "upload", image, url, "--identity", check=True)
         commands.run("encfs", "mount", url, mnt, "--key-file", "key.bin", "--identity", check=True)
-        for number in range(10):
+        for number in range(5):
             write_durably(mnt / f"new-{number}", bytes([number]) * 100_000)
         commands.run("encfs", "unmount", mnt, check=True)
         commands.run("encfs", "check", url, "--key-file", "key.bin", "--identity", check=True)
         commands.run("encfs", "extract", url, "out", "--key-file", "key.bin", "--identity", check=True)
         stranger = commands.run("encfs", "info", url)
-    for number in range(10):
+    for number in range(5):
         assert (commands.folder / "out" / f"new-{number}").read_bytes() == bytes([number]) * 100_000
     assert stranger.code == ExitCode.ACCESS_DENIED
     assert "--identity" in stranger.err
+
+
+def test_an_upload_shows_how_far_it_is_and_goes_on_after_an_interrupt(
+    commands: Commands, azurite: BlobService, signature: list[str | Path]
+) -> None:
+    """At a terminal: a progress line; Ctrl-C; the same command again."""
+    image = commands.folder / "large.img"
+    image.write_bytes(os.urandom(1 << 20) * 96)
+    url = str(azurite.url("interrupted", ""))
+    words = ["encfs", "upload", image, url, "--raw", "--parallel", "1", *signature]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [str(word) for word in words],
+        env=commands.child_environment(),
+        cwd=commands.folder,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    said = b""
+    while not re.search(rb"uploading to .*: +[1-9][0-9]*%", said):
+        part = os.read(ours, 4096)
+        assert part, said
+        said += part
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == ExitCode.INTERRUPTED
+    os.close(ours)
+    assert commands.run("encfs", "info", url, *signature).code == ExitCode.UNSUITABLE_BLOB
+    again = commands.run(*words, "--json", check=True)
+    done = json.loads(again.out)
+    assert done["resumed"] >= 4 << 20
+    assert done["resumed"] + done["sent"] == done["verified"] == 96 << 20
+    assert (
+        hashlib.sha256(azurite.content("interrupted")).digest() == hashlib.sha256(image.read_bytes()).digest()
+    )
+    assert commands.run(*words).code == ExitCode.IMAGE
 
 
 def test_a_signature_in_the_arguments_is_refused_and_not_repeated(commands: Commands) -> None:

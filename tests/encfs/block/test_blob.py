@@ -188,7 +188,7 @@ async def test_taking_over_makes_the_first_read_only_at_once_and_it_says_so(
 async def test_the_lease_is_kept_and_its_loss_is_noticed_without_a_write(
     service: BlobService, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bloblease, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(bloblease, "_RENEW_SHARE", 0.001)
     url = service.url(service.page_blob(noise()))
     first = await open_blob(url, read_only=False, tls=service.tls)
     with trio.fail_after(5):
