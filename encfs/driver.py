@@ -44,7 +44,7 @@ log = logging.getLogger("encfs.driver")
 _BUFFERS = fuse.WORKERS + 2
 # Request buffers of libfuse and pyfuse3's copies of writes: one of each per worker; the rest is for what a
 # client of a store allocates and frees again.
-_WARM_HEAP = (2 * fuse.WORKERS + 6) * fuse.MAX_REQUEST
+_WARM_HEAP = (2 * fuse.WORKERS + 4) * fuse.MAX_REQUEST
 _BEAT_SECONDS = 0.5
 _NICE = -10
 
@@ -153,6 +153,8 @@ async def _open_source(order: DriverOrder, pulse: Pulse, background: trio.Nurser
 
 
 async def _open_blob(order: BlobOrder, pulse: Pulse, background: trio.Nursery) -> BlockDevice:
+    # httpx loads its own command line, and a terminal library with it where one is installed: 6 MiB.
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
     # Twelve megabytes that a local image need not load.
     from encfs.blobs import open_ordered
     from encfs.block.cache import serve_cache
