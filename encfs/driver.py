@@ -42,9 +42,9 @@ log = logging.getLogger("encfs.driver")
 
 # Working buffers: one per worker, and two more. A request holds at most two at once, so one can always go on.
 _BUFFERS = fuse.WORKERS + 2
-# Request buffers of libfuse and copies of writes that pyfuse3 makes: one of each per worker, and slack, also
-# for what a client of a store allocates and frees again while it sends and receives.
-_WARM_HEAP = (2 * fuse.WORKERS + 2) * fuse.MAX_REQUEST
+# Request buffers of libfuse and pyfuse3's copies of writes: one of each per worker; the rest is for what a
+# client of a store allocates and frees again.
+_WARM_HEAP = (2 * fuse.WORKERS + 4) * fuse.MAX_REQUEST
 _BEAT_SECONDS = 0.5
 _NICE = -10
 
@@ -153,6 +153,8 @@ async def _open_source(order: DriverOrder, pulse: Pulse, background: trio.Nurser
 
 
 async def _open_blob(order: BlobOrder, pulse: Pulse, background: trio.Nursery) -> BlockDevice:
+    # httpx loads its own command line, and a terminal library with it where one is installed: 6 MiB.
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
     # Twelve megabytes that a local image need not load.
     from encfs.blobs import open_ordered
     from encfs.block.cache import serve_cache
