@@ -355,10 +355,19 @@ async def _compare(device: BlobDevice, access: BlobAccess, work: _Work) -> None:
             )
         work.done.verified += length
 
-    pieces = ((at, min(MAX_PUT, work.size - at)) for at in range(0, work.size, MAX_PUT))
+    def pieces() -> Iterator[tuple[int, int]]:
+        """What holds data here or there; where both have a hole, both are zero."""
+        here = {at for at, _ in _pieces(work.source.fd, work.size, Uploaded("", "", 0))}
+        for at in range(0, work.size, MAX_PUT):
+            length = min(MAX_PUT, work.size - at)
+            if at in here or not device.is_hole(at, length):
+                yield at, length
+            else:
+                work.done.verified += length
+
     label = f"verifying {access.url.name}"
     async with progress(label, lambda: work.done.verified, work.size, show=work.options.progress):
-        await work.each(pieces, compare)
+        await work.each(pieces(), compare)
 
 
 def _exists(access: BlobAccess, found: BlobProperties) -> ImageError:
