@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import trio
 
-from sidecar import __version__, cli_keys, cli_report, cli_serve
+from sidecar import __version__, cli_keys, cli_policy, cli_report, cli_serve
 from sidecar.arguments import (
     Commands,
     add_identity,
@@ -38,6 +38,11 @@ def main(argv: list[str] | None = None) -> NoReturn:
     sys.exit(run(lambda: arguments.run(arguments), level=logging.getLevelName(arguments.log_level.upper())))
 
 
+def securitypolicydigest() -> NoReturn:
+    """The predecessor's tool of that name: `-p BASE64` or `-f FILE`, `-v`."""
+    main(["policy", "digest", *sys.argv[1:]])
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sidecar",
@@ -52,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_report.add_commands(commands)
     _add_attest(commands)
     _add_release(commands)
-    _add_policy(commands)
+    cli_policy.add_commands(commands)
     _add_local(commands)
     cli_keys.add_commands(commands)
     return parser
@@ -150,35 +155,7 @@ def _token(path: Path) -> str:
     return text
 
 
-# -- policy, local --------------------------------------------------------------------------------
-
-
-def _add_policy(commands: Commands) -> None:
-    parser = commands.add_parser(
-        "policy", help="Work with security policies.", description="Security policies."
-    )
-    actions = parser.add_subparsers(metavar="ACTION", required=True)
-    digest = command(
-        actions,
-        "digest",
-        _policy_digest,
-        "Print the SHA-256 of a security policy: HOST_DATA of a guest that runs under it.",
-        "Takes the policy's text or its base64; without FILE the policy this machine runs under.",
-    )
-    digest.add_argument("file", type=Path, nargs="?", help="- for standard input")
-
-
-def _policy_digest(arguments: argparse.Namespace) -> None:
-    from sidecar.securitypolicy import policy_digest
-    from sidecar.uvm import read_uvm
-
-    if arguments.file is not None:
-        print(policy_digest(read_file(arguments.file)).hex())
-        return
-    uvm = read_uvm()
-    if uvm.security_policy is None:
-        raise UsageError("no file given, and this machine runs under no security policy")
-    print(uvm.host_data.hex())
+# -- local ----------------------------------------------------------------------------------------
 
 
 def _add_local(commands: Commands) -> None:

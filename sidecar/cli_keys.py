@@ -30,9 +30,12 @@ from sidecar.config import IdentityKind, SidecarSettings
 from sidecar.errors import ExitCode, MalformedInput, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sidecar.explain import Explanation
     from sidecar.explaining import LiveExplanation
     from sidecar.importkey import ImportConfig, Material
+    from sidecar.policy.digest import FoundPolicy
 
 
 def add_commands(commands: Commands) -> None:
@@ -67,6 +70,13 @@ def _add_import(commands: Commands) -> None:
         help="security policy (or its digest) that the claims must name",
     )
     parser.add_argument(
+        "--policy",
+        type=Path,
+        metavar="FILE",
+        help="template, manifest or policy whose digest the claims must name",
+    )
+    parser.add_argument("--group", metavar="NAME", help="its container group, where it has several")
+    parser.add_argument(
         "--dry-run", action="store_true", help="show what would be imported, and send nothing"
     )
     parser.add_argument("--show-secrets", action="store_true", help="print the symmetric key")
@@ -81,10 +91,12 @@ def _import(arguments: argparse.Namespace) -> None:
     config = parse_import_config(read_file(arguments.config))
     if arguments.policy_digest:
         config = config.with_host_data(_digest(arguments.policy_digest))
+    if arguments.policy:
+        config = config.with_host_data(_digest_of_policy(arguments))
     if not config.clauses:
         raise MalformedInput(
             "import configuration: no claims, so no release policy",
-            hint="list claims, or give --policy-digest",
+            hint="list claims, or give --policy",
         )
     for words in weaknesses(config.policy()):
         print(f"sidecar: warning: weak release policy: {words}", file=sys.stderr)
@@ -126,6 +138,23 @@ def _digest(text: str) -> bytes:
         except ValueError:
             pass
     return policy_digest(read_file(Path(text)))
+
+
+def _digest_of_policy(arguments: argparse.Namespace) -> bytes:
+    """The digest of the one policy in a file; says on standard error what is badly wrong with it."""
+    from sidecar.policy.digest import only_policy
+    from sidecar.policy.lint import Level, lint_policy
+    from sidecar.policy.parse import parse_policy
+
+    if arguments.policy_digest:
+        raise UsageError("import-key: wanted one of --policy and --policy-digest")
+    what = f"file {arguments.policy}"
+    found = only_policy(read_file(arguments.policy), what=what, group=arguments.group)
+    for finding in lint_policy(parse_policy(found.text, what=what)):
+        if finding.level is Level.ERROR:
+            words = f"{finding.where}: {finding.words}"
+            print(f"sidecar: warning: weak security policy: {words}", file=sys.stderr)
+    return bytes.fromhex(found.digest)
 
 
 def _symmetric(text: str) -> bytes:
@@ -234,6 +263,13 @@ def _add_explain(commands: Commands) -> None:
     parser.add_argument("--kid", help="key name, or name/version")
     parser.add_argument("--token", type=Path, metavar="FILE", help="an attestation token; not verified")
     parser.add_argument("--policy", type=Path, metavar="FILE", help="a release policy, JSON")
+    parser.add_argument(
+        "--security-policy",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="of the import or of now, to show what changed; repeatable",
+    )
     parser.add_argument("--no-release", action="store_true", help="do not try the release")
     parser.add_argument("--suggest", action="store_true", help="print a release policy for this guest")
     parser.add_argument("--json", action="store_true")
@@ -261,8 +297,30 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 
 def _print_explanation(found: Explanation | LiveExplanation, arguments: argparse.Namespace) -> int:
-    print(json.dumps(found.to_dict(), indent=1) if arguments.json else found.to_text())
+    from sidecar.explaining import LiveExplanation
+    from sidecar.policy.digest_change import digest_change
+
+    policy = found.policy if isinstance(found, LiveExplanation) else found
+    change = digest_change(policy.evaluation, _policies_at_hand(arguments)) if policy else None
+    if arguments.json:
+        more = {"policy_change": change.to_dict()} if change else {}
+        print(json.dumps(found.to_dict() | more, indent=1))
+    else:
+        print(found.to_text())
+        if change:
+            print("\n" + change.to_text())
     return ExitCode.OK if found.granted else ExitCode.RELEASE_REFUSED
+
+
+def _policies_at_hand(arguments: argparse.Namespace) -> Iterator[FoundPolicy]:
+    """The policies that the user names, and the one this machine runs under."""
+    from sidecar.policy.digest import FoundPolicy, find_policies
+    from sidecar.uvm import read_uvm
+
+    for path in arguments.security_policy or ():
+        yield from find_policies(read_file(path), what=f"file {path}")
+    if (own := read_uvm().security_policy) is not None:
+        yield FoundPolicy("", own)
 
 
 def _token_claims(path: Path) -> dict[str, object]:

@@ -5,6 +5,8 @@
     |   |-- HostNotAllowed     15  403  a host is not on the allow-list; nothing was sent to it
     |   `-- KeyNotAllowed      16  403  the settings do not give this key to this caller; nothing was sent
     |-- MalformedInput      3  400  bytes from outside do not parse: report, certificate, token, key
+    |   `-- LayerRejected       3  400  an image layer is not what the guest's converter takes
+    |       `-- LayerUnpredictable  3  400  the guest's converter may give another result on each run
     |-- ReportUnavailable   4  503  no SNP report could be had
     |   `-- SourceAbsent        4  503  this machine lacks this source; another one may be there
     |-- VerificationFailed  5  403  a signature, chain or policy check failed
@@ -12,7 +14,8 @@
     |   |-- SignatureRejected    11  403  the report's signature is wrong or of a kind that proves nothing
     |   |-- PolicyRejected       12  403  the evidence is genuine, but is not what the verifier asked for
     |   |-- CertificateRevoked   13  403  a certificate is revoked, or the revocation list is unusable
-    |   `-- EndorsementRejected  14  403  a UVM endorsement or policy fragment is not to be believed
+    |   |-- EndorsementRejected  14  403  a UVM endorsement or policy fragment is not to be believed
+    |   `-- DigestMismatch        5  403  a blob's bytes do not have the digest they are named by
     |-- ServiceError        6  502  a service could not be reached or answered with an error
     |   |-- AttestationRefused  7  403  the attestation authority refused the evidence
     |   `-- ReleaseRefused      8  403  the vault refused to release the key
@@ -86,6 +89,14 @@ class MalformedInput(SidecarError):
     http_status = 400
 
 
+class LayerRejected(MalformedInput):
+    """An image layer is not a tar archive that the guest's converter would take."""
+
+
+class LayerUnpredictable(LayerRejected):
+    """A layer whose root hash depends on more than its bytes; a policy made with it would fail at random."""
+
+
 class ReportUnavailable(SidecarError):
     """No SNP report could be had."""
 
@@ -132,6 +143,10 @@ class EndorsementRejected(VerificationFailed):
     """A signed statement (UVM endorsement, policy fragment) is not to be believed."""
 
     exit_code = ExitCode.ENDORSEMENT_REJECTED
+
+
+class DigestMismatch(VerificationFailed):
+    """A blob's bytes do not have the digest that they are named by."""
 
 
 class ServiceError(SidecarError):

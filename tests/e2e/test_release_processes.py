@@ -5,14 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shlex
 import signal
 import socket
 import stat
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +22,6 @@ from sidecar.errors import ExitCode as SidecarExit
 
 POLICY = "package policy\ndefault allow := false\n"
 OTHER_POLICY = "package policy\ndefault allow := true\n"
-
-
-@pytest.fixture(scope="module")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """`sidecar local` as a process; its environment, without asking for the software processor."""
-    folder = tmp_path_factory.mktemp("cloud")
-    commands = Commands(folder, {"SIDECAR_SNP_DIRECTORY": str(folder / "snp")})
-    words = ("sidecar", "local", "--directory", folder / "state", "--no-throttle")
-    with commands.serving(*words, ready="sidecar local: ready"):
-        lines = (folder / "state" / "env").read_text().splitlines()
-        found = dict(shlex.split(line)[1].split("=", 1) for line in lines)
-        del found["SIDECAR_SNP"]
-        yield found
 
 
 @pytest.fixture
