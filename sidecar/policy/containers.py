@@ -141,7 +141,8 @@ class SecurityContext:
 class ContainerSpec:
     """A container as described, before its image is known.
 
-    `entrypoint` replaces the image's Entrypoint and Cmd, `arguments` replaces Cmd; None means not given.
+    `entrypoint` replaces the image's Entrypoint and Cmd, `arguments` replaces Cmd where it has any; None
+    means that the description knows no arguments.
     Mounts and rules that every container of the scenario has are added by the merge, not here.
     """
 
