@@ -105,6 +105,9 @@ def test_patterns_that_leave_their_group_are_refused(pattern: str) -> None:
 @given(st.text(r"abim()[]|\.*+?^${}:-!=QEPk1", max_size=12), st.text("ab()[]=\n", max_size=4))
 @example(r"a\)|(b", "b")
 @example("a|b", "bb")
+@example("^?", "")
+@example("a$?", "")
+@example("^", "")
 def test_a_rule_admits_what_its_pattern_says_and_no_more(re2: Re2, pattern: str, value: str) -> None:
     try:
         rule = pattern_env("A", pattern, "c")
