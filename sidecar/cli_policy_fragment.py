@@ -180,7 +180,7 @@ def _text(arguments: argparse.Namespace) -> bytes:
 
 def _entries_of_images(arguments: argparse.Namespace) -> list[Mapping[str, object]]:
     """The containers of --image and --input, merged with their images as for a policy."""
-    from sidecar.cli_policy_generate import images_of
+    from sidecar.cli_policy_inputs import images_of
     from sidecar.policy.containers_merge import MergeOptions, merge
     from sidecar.policy.generate_sources import config_source, image_source
 
