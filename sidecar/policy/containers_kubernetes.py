@@ -179,7 +179,7 @@ def _container(
         name=name,
         image=image,
         entrypoint=command or None,
-        arguments=arguments or None,
+        arguments=arguments,
         env=_with_identity(env) if identity else env,
         mounts=(WORKLOAD_IDENTITY_MOUNTS if identity else ())
         + _mounts(container, volumes, what)

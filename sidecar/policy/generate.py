@@ -109,6 +109,7 @@ def container_entries(
         users_as_ids=options.users_as_ids,
         require_env=options.require_env,
         identity_2026=options.identity_2026,
+        repeat_processes=options.versions.repeats_processes,
     )
     merged = [merge(spec, images[spec.image], merging) for spec in group.containers]
     kept = (entry for entry in merged if not any(covers(one, entry) for one in options.covering))
@@ -116,7 +117,7 @@ def container_entries(
 
 
 def _signals(options: GenerateOptions) -> tuple[int, ...]:
-    return () if options.versions.signals_by_default else STOP_SIGNALS
+    return STOP_SIGNALS if options.versions.names_stop_signals else ()
 
 
 def covers(fragment: Entry, entry: Entry) -> bool:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from fakes.commands import Commands
 from fakes.policies import container, policy_text
-from fakes.registries import docker_registry, get, put_image
+from fakes.registries import get, put_image
+from fakes.registry import run_registry
 
 from sidecar.errors import ExitCode
 
@@ -20,8 +21,8 @@ SIGNING = ("-k", "keys/key.pem", "--chain", "keys/chain.pem")
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with docker_registry(tmp_path_factory.mktemp("registry")) as found:
-        yield found
+    with run_registry(tmp_path_factory.mktemp("registry")) as running:
+        yield running.host
 
 
 @pytest.fixture

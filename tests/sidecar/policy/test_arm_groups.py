@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import MalformedInput
@@ -304,6 +304,7 @@ ANYTHING = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(KEYS, ANYTHING, max_size=4),
     st.dictionaries(KEYS, ANYTHING, max_size=6),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from fakes.re2_process import Re2
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import MalformedInput
@@ -102,9 +102,13 @@ def test_patterns_that_leave_their_group_are_refused(pattern: str) -> None:
         pattern_env("A", pattern, "c")
 
 
+@settings(deadline=None)
 @given(st.text(r"abim()[]|\.*+?^${}:-!=QEPk1", max_size=12), st.text("ab()[]=\n", max_size=4))
 @example(r"a\)|(b", "b")
 @example("a|b", "bb")
+@example("^?", "")
+@example("a$?", "")
+@example("^", "")
 def test_a_rule_admits_what_its_pattern_says_and_no_more(re2: Re2, pattern: str, value: str) -> None:
     try:
         rule = pattern_env("A", pattern, "c")
@@ -120,6 +124,7 @@ def test_a_rule_admits_what_its_pattern_says_and_no_more(re2: Re2, pattern: str,
         assert not re2.finds(rule.pattern, f"B={value}")
 
 
+@settings(deadline=None)
 @given(st.text(max_size=8).filter(lambda text: "\0" not in text))
 def test_escaped_text_means_itself(re2: Re2, text: str) -> None:
     assert re2.finds(f"^{escape_re2(text)}$", text)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import MalformedInput, UsageError
@@ -99,6 +99,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from("abc"), JSON), st.sampled_from([None, 0, 1, 2, "\t"]), st.booleans())
 def test_any_document_keeps_all_else(
     document: dict[str, Any], indent: int | str | None, ascii_only: bool
