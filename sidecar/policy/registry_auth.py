@@ -35,6 +35,8 @@ _ACR_AUDIENCES = {
     ".azurecr.cn": "https://management.chinacloudapi.cn",
     ".azurecr.us": "https://management.usgovcloudapi.net",
 }
+# A token that is refused this soon has not expired.
+_FRESH_SECONDS = 30
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -70,6 +72,7 @@ class Authorizer:
         self._credentials = credentials
         self._identity = identity
         self._header = ""
+        self._since = 0.0
         self._as_identity = False
         self._lock = trio.Lock()
 
@@ -101,17 +104,19 @@ class Authorizer:
 
     async def _use_bearer(self, challenge: Challenge) -> bool:
         scope = challenge.scope or f"repository:{self._name.path}:pull"
-        if not self._header:
+        refused = bool(self._header) and trio.current_time() - self._since < _FRESH_SECONDS
+        token = ""
+        if not refused and not self._as_identity:
             token = await self._fetch(challenge, scope)
-            if token:
-                self._header = f"Bearer {token}"
-                return True
         audience = audience_of(self._name.host)
-        if self._credentials is None and audience and not self._as_identity:
+        may = self._credentials is None and bool(audience) and not (refused and self._as_identity)
+        if not token and may:
             self._as_identity = True
-            self._header = f"Bearer {await self._exchange(audience, scope)}"
-            return True
-        return False
+            token = await self._exchange(audience, scope)
+        if not token:
+            return False
+        self._header, self._since = f"Bearer {token}", trio.current_time()
+        return True
 
     async def _fetch(self, challenge: Challenge, scope: str) -> str:
         """A token of the registry's token service; empty when it refuses."""
@@ -163,10 +168,12 @@ def _token_in(answer: Response) -> str:
 
 
 def _member(answer: Response, key: str) -> str:
+    what = "answer of the token service"
+    if answer.status >= 500 or answer.status == 429:
+        raise ServiceError(f"{what}: status {answer.status}", hint="try again later")
     if answer.status != 200:
         log.debug("token service: status %d", answer.status)
         return ""
-    what = "answer of the token service"
     token = optional_text(load_object(answer.body, what=what), key, what) or ""
     # It becomes part of a header.
     return token if token.isascii() and token.isprintable() else ""
