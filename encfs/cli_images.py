@@ -52,6 +52,7 @@ def _add_create(commands: Commands) -> None:
         help="same folder, same key, same image, byte for byte; SOURCE_DATE_EPOCH clamps times",
     )
     parser.add_argument("--force", action="store_true", help="replace an existing image")
+    parser.add_argument("--quiet", action="store_true", help="no progress line on a terminal")
     parser.add_argument("--json", action="store_true", help="print what was made as JSON")
 
 
@@ -71,6 +72,7 @@ def _create(arguments: argparse.Namespace) -> None:
         kid=arguments.kid,
         reproducible=arguments.reproducible,
         force=arguments.force,
+        progress=not (arguments.quiet or arguments.json),
     )
     check_available()
     passphrase = read_key_file(arguments.key_file)

@@ -94,19 +94,27 @@ def scan(top: Path, *, clamp: int | None = None) -> list[Entry]:
     return entries
 
 
-def digest(top: Path, entries: list[Entry]) -> bytes:
-    """SHA-256 of everything that goes into an image, 32 bytes.
+def digest(top: Path, entries: list[Entry]) -> tuple[bytes, int]:
+    """SHA-256 of everything that goes into an image, 32 bytes, and how many blocks of 4096 bytes files fill.
 
     Raises:
         UsageError: a file cannot be read.
     """
-    whole = hashlib.sha256(b"encfs content 1\0")
+    whole, blocks = hashlib.sha256(b"encfs content 1\0"), 0
     for entry in entries:
         for field in _fields(entry):
             whole.update(len(field).to_bytes(8, "big") + field)
         if stat.S_ISREG(entry.status.st_mode) and entry.link_of is None:
-            whole.update(_digest_file(top, entry))
-    return whole.digest()
+            content, filled = _digest_file(top, entry)
+            whole.update(content)
+            blocks += filled
+    return whole.digest(), blocks
+
+
+def allocated(entries: list[Entry]) -> int:
+    """About how many blocks of 4096 bytes the files fill, without reading them: holes do not count."""
+    sizes = ((e.size, e.status.st_blocks * 512 + BLOCK) for e in entries if e.link_of is None)
+    return sum(-(-min(size, on_disk) // BLOCK) for size, on_disk in sizes)
 
 
 def newest(entries: list[Entry]) -> int:
@@ -162,23 +170,24 @@ def _fields(entry: Entry) -> Iterator[bytes]:
         yield value
 
 
-def _digest_file(top: Path, entry: Entry) -> bytes:
-    """SHA-256 over (number, bytes) of the blocks that are not all zero: holes do not count.
+def _digest_file(top: Path, entry: Entry) -> tuple[bytes, int]:
+    """SHA-256 over (number, bytes) of the blocks that are not all zero, and how many they are.
 
     Raises:
         UsageError: the file cannot be read.
     """
-    digest = hashlib.sha256()
+    digest, filled = hashlib.sha256(), 0
     try:
         fd = os.open(_full(top, entry.path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             for number, block in _blocks(fd, entry.size):
                 digest.update(number.to_bytes(8, "big") + block)
+                filled += 1
         finally:
             os.close(fd)
     except OSError as exc:
         raise UsageError(f"source file {os.fsdecode(_full(top, entry.path))}: {exc.strerror}") from exc
-    return digest.digest()
+    return digest.digest(), filled
 
 
 def _blocks(fd: int, size: int) -> Iterator[tuple[int, bytes]]:

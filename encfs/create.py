@@ -13,9 +13,8 @@ import hashlib
 import hmac
 import os
 import re
-import secrets
-import stat
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -23,12 +22,15 @@ from uuid import UUID
 import trio
 
 from encfs.block.file import adopt_file
+from encfs.content import Entry, allocated, digest, newest, scan
 from encfs.errors import FileSystemError, ImageError, UsageError
-from encfs.exposing import exposed, run_tool
+from encfs.exposing import exposed, run_tool, tool_environment, why_full
 from encfs.keys import Secret, offered_fingerprint
 from encfs.luks2.create import SeededRandom, format_header, new_volume_key
 from encfs.luks2.token import KeyToken
-from encfs.populate import Entry, digest, newest, populate, scan
+from encfs.partial import partial_file, publish
+from encfs.populate import populate
+from encfs.progress import in_units, progress
 from encfs.session import Volume
 from encfs.volume import SegmentGeometry
 
@@ -36,10 +38,11 @@ _MIN_SIZE = 20 << 20
 _MAX_SIZE = 64 << 40
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 # mke2fs: metadata, journal and slack on top of the files themselves, found by trying small and large trees.
+_HEADER_BYTES = 16 << 20
 _OVERHEAD_FIXED = 12 << 20
 _OVERHEAD_PER_INODE = 512
 _OVERHEAD_SHARE = 0.05
-# What mke2fs 1.47 makes by default; written down for images that must not depend on a machine's settings.
+# What mke2fs 1.47 makes by default; written down because an image must not depend on a machine's settings.
 _FEATURES = (
     "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,"
     "huge_file,dir_nlink,extra_isize,metadata_csum"
@@ -57,8 +60,9 @@ class CreateOptions:
         pbkdf: `pbkdf2` or `argon2id`; None chooses by the key: pbkdf2 for full entropy.
         label: LUKS2 and ext4 label; may be empty.
         kid: name of the key in its vault, kept in the header; may be empty.
-        reproducible: everything random comes from the key and the content, see `_Fixed`.
+        reproducible: everything random comes from the key and the content, see `_reproducible`.
         force: replace an existing file.
+        progress: show on a terminal how far it is.
     """
 
     size: int | None
@@ -69,6 +73,7 @@ class CreateOptions:
     kid: str = ""
     reproducible: bool = False
     force: bool = False
+    progress: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,69 +115,98 @@ async def create_image(path: Path, passphrase: Secret, options: CreateOptions) -
         raise ImageError(
             f"image {path}: exists already", hint="choose another name, or give --force to replace it"
         )
-    fixed = await trio.to_thread.run_sync(_Fixed.of, passphrase, options) if options.reproducible else None
-    size = options.size
-    if size is None:
-        size = fixed.size() if fixed is not None else estimate_size(options.source)
+    plan = await trio.to_thread.run_sync(_plan, passphrase, options)
+    size = options.size or _size_for(plan.blocks + len(plan.entries), len(plan.entries))
     size -= size % 4096
-    with _partial(path) as (partial, fd):
-        uuid = await _fill(fd, path, size, passphrase, options, fixed)
-        os.fsync(fd)
-        _publish(partial, path, force=options.force)
+    _check_room(path, min(plan.bytes, size))
+    with partial_file(path) as (partial, fd):
+        async with progress(f"creating {path.name}", lambda: _stored(fd), plan.bytes, show=options.progress):
+            uuid = await _fill(fd, path, size, passphrase, options, plan)
+            os.fsync(fd)
+        publish(partial, path, force=options.force)
     return Created(path, size, uuid, offered_fingerprint(passphrase))
 
 
 @dataclass(frozen=True, slots=True)
-class _Fixed:
-    """What makes an image reproducible: its content as a list, and a generator seeded by key and content.
+class _Plan:
+    """What goes into the image.
 
-    The seed depends on the content because two images with one volume key and different content would show,
-    sector by sector, where they are the same: AES-XTS turns equal sectors at one place into equal ciphertext.
+    Attributes:
+        entries: of the folder, the folder itself first; none for an empty file system.
+        blocks: of 4096 bytes, that files fill.
+        random: where key, salts and UUIDs come from.
+        uuids: of the file system, and seed of its directory hashes; None lets mke2fs choose.
     """
 
     entries: list[Entry]
-    random: SeededRandom
-    uuids: tuple[str, str]
+    blocks: int
+    random: Callable[[int], bytes]
+    uuids: tuple[str, str] | None
 
-    @classmethod
-    def of(cls, passphrase: Secret, options: CreateOptions) -> _Fixed:
-        """Read the folder.
+    @property
+    def bytes(self) -> int:
+        """About how much will be written."""
+        return self.blocks * 4096 + len(self.entries) * _OVERHEAD_PER_INODE
 
-        Raises:
-            UsageError: no folder, a typed passphrase, or content that cannot be in such an image.
-        """
-        if options.source is None:
-            raise UsageError(
-                "--reproducible without --from", hint="an empty image has no content to derive it from"
-            )
-        if not passphrase.full_entropy:
-            raise UsageError(
-                "--reproducible with a typed passphrase: the volume key would be as weak as it is",
-                hint="use a random key: head -c 32 /dev/urandom > key.bin",
-            )
-        epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-        clamp = int(epoch) if epoch.isascii() and epoch.isdigit() else None
-        entries = scan(options.source, clamp=clamp)
-        settings = repr(
-            (options.size, options.sector_size, options.pbkdf, options.label, options.kid)
-        ).encode()
-        content = digest(options.source, entries) + hashlib.sha256(settings).digest()
-        seed = Secret(hmac.digest(passphrase.reveal(), content, "sha256"), full_entropy=True)
-        random = SeededRandom(seed, "reproducible image")
-        first, second = (str(UUID(bytes=random(16), version=4)) for _ in range(2))
-        return cls(entries, random, (first, second))
 
-    def size(self) -> int:
-        """Bytes of the image, from the content alone."""
-        blocks = sum(-(-entry.size // 4096) + 1 for entry in self.entries if entry.link_of is None)
-        return _size_for(blocks, len(self.entries))
+def _tool_version() -> str:
+    """What mke2fs calls itself."""
+    try:
+        done = subprocess.run(
+            ["mke2fs", "-V"], capture_output=True, timeout=30, check=False, env=tool_environment()
+        )
+    except FileNotFoundError as exc:
+        raise FileSystemError("mke2fs: not found", hint="install e2fsprogs") from exc
+    return done.stderr.decode(errors="replace").partition("\n")[0]
+
+
+def _plan(passphrase: Secret, options: CreateOptions) -> _Plan:
+    """Read the folder.
+
+    Raises:
+        UsageError: it cannot be read, or what `_reproducible` says.
+    """
+    if options.reproducible:
+        return _reproducible(passphrase, options)
+    entries = [] if options.source is None else scan(options.source)
+    return _Plan(entries, allocated(entries), os.urandom, None)
+
+
+def _reproducible(passphrase: Secret, options: CreateOptions) -> _Plan:
+    """A plan whose randomness comes from a generator seeded by key and content.
+
+    The seed depends on the content because two images with one volume key and different content would show,
+    sector by sector, where they are the same: AES-XTS turns equal sectors at one place into equal ciphertext.
+    It depends on the release of e2fsprogs for the same reason: another one may lay out files differently.
+
+    Raises:
+        UsageError: no folder, a typed passphrase, or content that cannot be in such an image.
+    """
+    if options.source is None:
+        raise UsageError(
+            "--reproducible without --from", hint="an empty image has no content to derive it from"
+        )
+    if not passphrase.full_entropy:
+        raise UsageError(
+            "--reproducible with a typed passphrase: the volume key would be as weak as it is",
+            hint="use a random key: head -c 32 /dev/urandom > key.bin",
+        )
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    clamp = int(epoch) if epoch.isascii() and epoch.isdigit() else None
+    entries = scan(options.source, clamp=clamp)
+    content, blocks = digest(options.source, entries)
+    settings = (options.size, options.sector_size, options.pbkdf, options.label, options.kid, _tool_version())
+    content += hashlib.sha256(repr(settings).encode()).digest()
+    seed = Secret(hmac.digest(passphrase.reveal(), content, "sha256"), full_entropy=True)
+    random = SeededRandom(seed, "reproducible image")
+    first, second = (str(UUID(bytes=random(16), version=4)) for _ in range(2))
+    return _Plan(entries, blocks, random, (first, second))
 
 
 async def _fill(
-    fd: int, path: Path, size: int, passphrase: Secret, options: CreateOptions, fixed: _Fixed | None
+    fd: int, path: Path, size: int, passphrase: Secret, options: CreateOptions, plan: _Plan
 ) -> str:
-    random = os.urandom if fixed is None else fixed.random
-    volume_key = new_volume_key(64, random=random)
+    volume_key = new_volume_key(64, random=plan.random)
     pbkdf = options.pbkdf or ("pbkdf2" if passphrase.full_entropy else "argon2id")
     formatted = await trio.to_thread.run_sync(
         lambda: format_header(
@@ -183,7 +217,7 @@ async def _fill(
             pbkdf=pbkdf,
             label=options.label,
             key_token=KeyToken(kid=options.kid),
-            random=random,
+            random=plan.random,
         )
     )
     os.ftruncate(fd, size)
@@ -191,122 +225,69 @@ async def _fill(
         _write_all(fd, offset, part)
     segment = formatted.segment
     geometry = SegmentGeometry(segment.offset, segment.size, segment.sector_size, segment.iv_tweak)
-    # The driver gets a descriptor of its own; ours stays open for the last fsync.
+    # The driver gets a descriptor of its own; ours stays open for the last fsync, and holds the lock.
     source = adopt_file(
-        os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC), path, read_only=False, lock=True
+        os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC), path, read_only=False, lock=False
     )
     async with exposed(Volume(source, str(path), geometry, volume_key, False)) as data:
-        await _make_file_system(data, options, fixed)
+        await _make_file_system(data, options, plan)
     return formatted.uuid
 
 
-async def _make_file_system(data: Path, options: CreateOptions, fixed: _Fixed | None) -> None:
-    """Run mke2fs on the plaintext device; it copies owners, modes, times, links and xattrs too."""
-    extended, environment = "nodiscard", {}
-    command = ["mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0"]
+async def _make_file_system(data: Path, options: CreateOptions, plan: _Plan) -> None:
+    """Run mke2fs on the plaintext device, and fill it. Nothing is left to the machine's mke2fs.conf."""
+    # Inodes for every entry, and some to spare.
+    inodes = max(data.stat().st_size // 16384, len(plan.entries) * 5 // 4 + 64)
+    command = ["mke2fs", "-q", "-F", "-b", "4096", "-m", "0", "-O", _FEATURES, "-I", "256", "-N", str(inodes)]
+    extended, environment = "nodiscard,lazy_itable_init=1,lazy_journal_init=0", {}
     if options.label:
         command += ["-L", options.label[:16]]
-    if fixed is not None:
-        # Nothing is left to the machine's mke2fs.conf or kernel; inodes for every entry, and some to spare.
-        inodes = max(data.stat().st_size // 16384, len(fixed.entries) * 5 // 4 + 64)
-        command += ["-U", fixed.uuids[0], "-O", _FEATURES, "-I", "256", "-N", str(inodes)]
-        extended += f",hash_seed={fixed.uuids[1]},lazy_itable_init=1,lazy_journal_init=0"
-        environment = {"E2FSPROGS_FAKE_TIME": str(newest(fixed.entries))}
-    elif options.source is not None:
-        command += ["-d", str(options.source.resolve())]
+    if plan.uuids is not None:
+        command += ["-U", plan.uuids[0]]
+        extended += f",hash_seed={plan.uuids[1]}"
+        environment = {"E2FSPROGS_FAKE_TIME": str(newest(plan.entries))}
     code, output = await run_tool(*command, "-E", extended, str(data), environment=environment)
     if code != 0:
-        lines = output.strip().splitlines()
+        reason = (output.strip().splitlines() or [f"exit code {code}"])[-1]
         raise FileSystemError(
-            f"mkfs.ext4: {lines[-1] if lines else f'exit code {code}'}",
-            hint="if the content does not fit, give a larger --size, or none to have it computed",
+            f"mke2fs: {reason}",
+            hint=why_full(reason),
         )
-    if options.source is not None and fixed is None:
-        await _copy_top(data, options.source)
-    elif options.source is not None and fixed is not None:
-        await populate(data, options.source, fixed.entries)
-        code, output = await run_tool("e2fsck", "-fn", str(data))
-        if code != 0:
-            raise FileSystemError(
-                f"e2fsck: {output.strip().splitlines()[-1]}", hint="report this as a defect"
+    if options.source is None:
+        return
+    await populate(data, options.source, plan.entries)
+    code, output = await run_tool("e2fsck", "-fn", str(data))
+    if code != 0:
+        raise FileSystemError(f"e2fsck: {output.strip().splitlines()[-1]}", hint="report this as a defect")
+
+
+def _check_room(path: Path, wanted: int) -> None:
+    """Refuse early what would end with a full disk.
+
+    Raises:
+        ImageError: the disk has less room than the content needs.
+    """
+    with contextlib.suppress(OSError):
+        status = os.statvfs(path.parent)
+        free = status.f_bavail * status.f_frsize
+        if status.f_blocks > 0 and free < wanted:
+            raise ImageError(
+                f"image {path}: {in_units(free)}B free on that disk, wanted about {in_units(wanted)}B",
+                hint="make room, or choose another folder",
             )
 
 
-async def _copy_top(data: Path, source: Path) -> None:
-    """Give the top directory the owner, mode and times of the folder; mke2fs copies only what is in it."""
-    status = source.stat()
-    fields = {
-        "mode": f"0{status.st_mode:o}",
-        "uid_lo": status.st_uid & 0xFFFF,
-        "uid_hi": status.st_uid >> 16,
-        "gid_lo": status.st_gid & 0xFFFF,
-        "gid_hi": status.st_gid >> 16,
-        "atime": f"@{int(status.st_atime)}",
-        "mtime": f"@{int(status.st_mtime)}",
-        "ctime": f"@{int(status.st_ctime)}",
-    }
-    script = "".join(f"set_inode_field <2> {name} {value}\n" for name, value in fields.items())
-    code, output = await run_tool("debugfs", "-w", "-f", "/dev/stdin", str(data), script=script.encode())
-    # debugfs ends with 0 whatever happened; it repeats each command and says below it what went wrong.
-    complaints = [line for line in output.splitlines() if line and not line.startswith("debugfs")]
-    if code != 0 or complaints:
-        raise FileSystemError(f"debugfs: {complaints[0] if complaints else f'exit code {code}'}")
-
-
-def estimate_size(source: Path | None) -> int:
-    """Bytes that an image of the folder needs: its files in whole blocks, inodes, journal, header, slack."""
-    files, blocks = 0, 0
-    if source is not None:
-        seen: set[tuple[int, int]] = set()
-        for directory, names, leaves in os.walk(source):
-            for name in (*names, *leaves):
-                status = os.lstat(os.path.join(directory, name))
-                files += 1
-                if stat.S_ISREG(status.st_mode) and (status.st_dev, status.st_ino) not in seen:
-                    seen.add((status.st_dev, status.st_ino))
-                    blocks += -(-min(status.st_size, status.st_blocks * 512 + 4096) // 4096) + 1
-                elif stat.S_ISDIR(status.st_mode):
-                    blocks += -(-status.st_size // 4096)
-    return _size_for(blocks, files)
+def _stored(fd: int) -> int:
+    """Bytes of the image written so far: the rest of it is a hole."""
+    return os.fstat(fd).st_blocks * 512
 
 
 def _size_for(blocks: int, files: int) -> int:
     """Bytes of an image for so many blocks of 4096 bytes in so many files."""
     content = blocks * 4096 + files * _OVERHEAD_PER_INODE
     journal = min(max(content // 32, 4 << 20), 1 << 30)
-    total = int(content * (1 + _OVERHEAD_SHARE)) + journal + _OVERHEAD_FIXED + (16 << 20)
+    total = int(content * (1 + _OVERHEAD_SHARE)) + journal + _OVERHEAD_FIXED + _HEADER_BYTES
     return -(-max(total, _MIN_SIZE) // (1 << 20)) << 20
-
-
-@contextlib.contextmanager
-def _partial(path: Path) -> Iterator[tuple[Path, int]]:
-    """A new file beside `path`, mode 0600, gone again unless it was published."""
-    partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
-    try:
-        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise ImageError(f"image {path}: {exc.strerror}") from exc
-    try:
-        yield partial, fd
-    finally:
-        os.close(fd)
-        partial.unlink(missing_ok=True)
-
-
-def _publish(partial: Path, path: Path, *, force: bool) -> None:
-    """Give the finished image its name in one step, and make the name durable."""
-    try:
-        if force:
-            partial.replace(path)
-        else:
-            os.link(partial, path)  # unlike rename, fails when the name was taken meanwhile
-    except OSError as exc:
-        raise ImageError(f"image {path}: {exc.strerror}") from exc
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _write_all(fd: int, offset: int, data: bytes) -> None:

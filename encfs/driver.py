@@ -73,7 +73,9 @@ async def _serve(order: DriverOrder, key: Secret) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_beat, pulse)
             nursery.start_soon(_ignore_termination)
-            await nursery.start(_serve_fuse, device, Path(order.directory), pool, pulse, nursery.cancel_scope)
+            if order.for_tools:
+                nursery.start_soon(_end_with_owner, nursery.cancel_scope)
+            await nursery.start(_serve_fuse, device, order, pool, pulse, nursery.cancel_scope)
             for refused in residency.lock():
                 log.info("%s: %s", order.name, refused)
             print("ready", flush=True)
@@ -85,14 +87,16 @@ async def _serve(order: DriverOrder, key: Secret) -> None:
 
 async def _serve_fuse(
     device: BlockDevice,
-    directory: Path,
+    order: DriverOrder,
     pool: BufferPool,
     pulse: Pulse,
     scope: trio.CancelScope,
     *,
     task_status: trio.TaskStatus[None],
 ) -> None:
-    await fuse.serve(device, directory, pool, pulse, task_status=task_status)
+    await fuse.serve(
+        device, Path(order.directory), pool, pulse, cached=order.for_tools, task_status=task_status
+    )
     scope.cancel()
 
 
@@ -100,6 +104,16 @@ async def _beat(pulse: Pulse) -> None:
     while True:
         pulse.beat()
         await trio.sleep(_BEAT_SECONDS)
+
+
+async def _end_with_owner(scope: trio.CancelScope) -> None:
+    """End when the supervisor's end of our standard input closes, which also happens when it is killed."""
+    while True:
+        await trio.lowlevel.wait_readable(sys.stdin.fileno())
+        if not os.read(sys.stdin.fileno(), 1):
+            log.info("owner is gone")
+            scope.cancel()
+            return
 
 
 async def _ignore_termination() -> None:

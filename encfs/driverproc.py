@@ -66,6 +66,7 @@ async def start_driver(
     directory: Path,
     *,
     read_only: bool,
+    for_tools: bool,
     nursery: trio.Nursery,
 ) -> DriverProcess:
     """Start a driver that serves `directory/data`, and wait until it does.
@@ -77,6 +78,7 @@ async def start_driver(
         volume_key: secret; travels over the pipe that is the driver's standard input.
         directory: empty directory to mount FUSE at.
         read_only: serve reads only.
+        for_tools: see `DriverOrder`.
         nursery: runs the task that passes the driver's log lines on to ours.
 
     Raises:
@@ -84,7 +86,7 @@ async def start_driver(
         EncfsError: what the driver reported, with its exit code.
     """
     pulse = Pulse.create()
-    order = DriverOrder(source.fd, pulse.fd, str(directory), name, segment, read_only)
+    order = DriverOrder(source.fd, pulse.fd, str(directory), name, segment, read_only, for_tools)
     environment = {key: os.environ[key] for key in _KEEP if key in os.environ} | _EXTRA
     process = await trio.lowlevel.open_process(
         [sys.executable, "-P", "-s", "-m", "encfs.driver"],
@@ -103,8 +105,7 @@ async def start_driver(
     nursery.start_soon(_relay_log, process.stderr)
     try:
         with trio.fail_after(_START_SECONDS):
-            await process.stdin.send_all(build_frame(order, volume_key))
-            await process.stdin.aclose()
+            await process.stdin.send_all(build_frame(order, volume_key))  # stays open: its end is ours
             line = await _first_line(process.stdout)
         if line != "ready":
             raise _failure(line, await driver.wait() if not line else None)

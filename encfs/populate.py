@@ -20,8 +20,9 @@ from pathlib import Path
 
 import trio
 
-from encfs.content import Entry, changed, digest, newest, scan
+from encfs.content import Entry, changed, newest
 from encfs.errors import FileSystemError, UsageError
+from encfs.exposing import tool_environment, why_full
 
 _ROOT, _LOST_FOUND, _FIRST = 2, 11, 12
 _MAX_LINE = 8000  # debugfs reads its commands through a buffer of 8192 bytes
@@ -32,8 +33,6 @@ _DIRECTORY_ROOM = 4096 - 12 - 264  # bytes of a directory block that hold names,
 _BANNER = re.compile(rb"debugfs \d[^\n]*\n")
 _PLACE = re.compile(rb"\0(\d+)\0")
 _NANO = 1_000_000_000
-
-__all__ = ["Entry", "digest", "newest", "populate", "scan"]
 
 
 @dataclass(slots=True)
@@ -104,9 +103,7 @@ async def populate(data: Path, top: Path, entries: list[Entry]) -> None:
             the volume key made from it, would then belong to other content.
         FileSystemError: debugfs complained, most often because the content does not fit.
     """
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    now = str(newest(entries))
-    environment = os.environ | {"PATH": path, "LC_ALL": "C", "E2FSPROGS_FAKE_TIME": now}
+    environment = tool_environment() | {"E2FSPROGS_FAKE_TIME": str(newest(entries))}
     for step in commands(top.resolve(), entries):
         await _run(data, step, environment)
     if (name := await trio.to_thread.run_sync(changed, top, entries)) is not None:
@@ -309,7 +306,7 @@ async def _run(data: Path, step: Step, environment: dict[str, str]) -> None:
         )
         raise FileSystemError(
             f"debugfs: {reason}",
-            hint="if the content does not fit, give a larger --size, or none to have it computed",
+            hint=why_full(reason),
         )
 
 

@@ -59,13 +59,14 @@ _NEXT = {
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """An unlocked image: what a session needs to serve it."""
+    """An unlocked image: what a session needs to serve it; `for_tools` as in `DriverOrder`."""
 
     source: FileDevice
     name: str
     segment: SegmentGeometry
     volume_key: Secret
     read_only: bool
+    for_tools: bool = False
 
 
 class Session:
@@ -103,6 +104,7 @@ class Session:
             volume.volume_key,
             self.device_directory,
             read_only=volume.read_only,
+            for_tools=volume.for_tools,
             nursery=nursery,
         )
         self._enter(Phase.DRIVING)

@@ -34,7 +34,11 @@ class SegmentGeometry:
 
 @dataclass(frozen=True, slots=True)
 class DriverOrder:
-    """One volume to serve. Descriptors are numbers in the driver process."""
+    """One volume to serve. Descriptors are numbers in the driver process.
+
+    `for_tools`: served to programs of e2fsprogs for one command of ours. The kernel may keep plaintext in its
+    page cache (see `fuse`), and the driver ends when the command does, even when that is killed.
+    """
 
     image_fd: int
     pulse_fd: int
@@ -42,6 +46,7 @@ class DriverOrder:
     name: str
     segment: SegmentGeometry
     read_only: bool
+    for_tools: bool = False
 
 
 def build_frame(order: DriverOrder, volume_key: Secret) -> bytes:

@@ -31,6 +31,7 @@ Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+PEER = "sidecar.peer"  # extension of the scope: the `Peer` of a Unix socket
 MAX_BODY = 1 << 20  # bytes
 BODY_DEADLINE = 10.0  # seconds
 
@@ -127,6 +128,7 @@ def _request(scope: Scope, body: bytes) -> WebRequest:
         query=parse_query(bytes(scope["query_string"]).decode("latin-1")),
         headers={n.decode("latin-1").lower(): v.decode("latin-1") for n, v in scope["headers"]},
         body=body,
+        peer=scope.get("extensions", {}).get(PEER),
     )
 
 

@@ -2,7 +2,8 @@
 
     SidecarError
     |-- UsageError          2  400  command line, settings or a request body is wrong
-    |   `-- HostNotAllowed     15  403  a host is not on the allow-list; nothing was sent to it
+    |   |-- HostNotAllowed     15  403  a host is not on the allow-list; nothing was sent to it
+    |   `-- KeyNotAllowed      16  403  the settings do not give this key to this caller; nothing was sent
     |-- MalformedInput      3  400  bytes from outside do not parse: report, certificate, token, key
     |   `-- LayerRejected       3  400  an image layer is not what the guest's converter takes
     |       `-- LayerUnpredictable  3  400  the guest's converter may give another result on each run
@@ -18,7 +19,10 @@
     |-- ServiceError        6  502  a service could not be reached or answered with an error
     |   |-- AttestationRefused  7  403  the attestation authority refused the evidence
     |   `-- ReleaseRefused      8  403  the vault refused to release the key
-    `-- IdentityError       9  403  no access token could be had
+    |       `-- AttestationRejected 8  403  it does not accept the attestation token, or not for this key
+    |           `-- PolicyNotMet        8  403  the token misses claims of the release policy, named here
+    |-- IdentityError       9  403  no access token could be had
+    `-- Overloaded         17  503  too many requests are under way
 
 Rules: a message names the object, the value seen, then the value wanted; `hint` says what to do next.
 No error text ever holds a secret. Only `app` maps errors to HTTP, only `cli` to exit codes.
@@ -50,6 +54,8 @@ class ExitCode(IntEnum):
     CERTIFICATE_REVOKED = 13
     ENDORSEMENT_REJECTED = 14
     HOST_NOT_ALLOWED = 15
+    KEY_NOT_ALLOWED = 16
+    OVERLOADED = 17
     INTERRUPTED = 130
 
 
@@ -164,6 +170,14 @@ class ReleaseRefused(ServiceError):
     http_status = 403
 
 
+class AttestationRejected(ReleaseRefused):
+    """The vault does not accept the attestation token, or not for this key."""
+
+
+class PolicyNotMet(AttestationRejected):
+    """The token misses claims that the key's release policy demands; the message names them."""
+
+
 class IdentityError(SidecarError):
     """No access token could be had."""
 
@@ -176,3 +190,17 @@ class HostNotAllowed(UsageError):
 
     exit_code = ExitCode.HOST_NOT_ALLOWED
     http_status = 403
+
+
+class KeyNotAllowed(UsageError):
+    """The settings do not give this key to this caller; nothing was sent."""
+
+    exit_code = ExitCode.KEY_NOT_ALLOWED
+    http_status = 403
+
+
+class Overloaded(SidecarError):
+    """Too many requests are under way to start another one."""
+
+    exit_code = ExitCode.OVERLOADED
+    http_status = 503

@@ -141,3 +141,13 @@ def test_a_lacking_machine_skips_but_fails_ci(
     refuse_lacking(["slow", "root"] if NEEDS["root"]() == "" else ["slow"], ci=ci)
     with pytest.raises(outcome, match="marker fuse: /dev/fuse: missing"):
         refuse_lacking(["slow", "fuse"], ci=ci)
+
+
+def test_the_tests_that_documents_name_exist() -> None:
+    defined = set()
+    for path in (ROOT / "tests").rglob("*.py"):
+        defined.update(re.findall(r"def (test_\w+)\(", path.read_text()), [path.stem])
+    documents = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    named = {(p.name, name) for p in documents for name in re.findall(r"\b(test_\w+)\b", p.read_text())}
+    assert len(named) > 20
+    assert [(page, name) for page, name in sorted(named) if name not in defined] == []

@@ -13,7 +13,7 @@ import trio
 
 from sidecar.errors import LayerRejected, MalformedInput
 from sidecar.policy.image import ResolvedImage
-from sidecar.policy.images_names import PathName, RegistryName, StorageName, parse_name
+from sidecar.policy.images_names import ImageName, PathName, RegistryName, StorageName, parse_name
 from sidecar.policy.layers import LayerHash, hash_layer
 from sidecar.policy.layers_cache import CachedLayer, LayerCache, cache_directory
 from sidecar.policy.layers_streams import CheckedStream, decompressed
@@ -76,7 +76,7 @@ async def resolve_image(
 
 
 async def hash_image(
-    reference: str,
+    reference: str | ImageName,
     *,
     environ: Mapping[str, str],
     platform: Platform = DEFAULT_PLATFORM,
@@ -100,7 +100,7 @@ async def hash_image(
         ServiceError: a registry could not be reached, or refused.
         IdentityError: no token for a registry could be had.
     """
-    where = parse_name(reference)
+    where = parse_name(reference) if isinstance(reference, str) else reference
     kept = cache if cache is not None else LayerCache(cache_directory(environ))
     work = partial(_hash_layers, cache=kept, progress=progress)
     match where:

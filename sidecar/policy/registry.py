@@ -14,7 +14,7 @@ Kind: composition
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Container, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
@@ -22,7 +22,7 @@ from urllib.parse import urljoin, urlsplit
 import trio
 
 from sidecar.errors import DigestMismatch, ServiceError, SidecarError, UsageError
-from sidecar.http import CA_VARIABLE, Http, Response, StreamedResponse, tls_context
+from sidecar.http import CA_VARIABLE, TRIES, Http, Response, StreamedResponse, tls_context
 from sidecar.identity import TokenSource, choose_identity
 from sidecar.policy.images_names import RegistryName
 from sidecar.policy.oci import INDEX_TYPES, MANIFEST_TYPES, MAX_DOCUMENT, Descriptor, Platform, digest_of
@@ -102,6 +102,40 @@ class Registry:
         raise ServiceError(
             f"registry {self._name.host}: over {_MAX_REDIRECTS} redirects or refusals for {path}"
         )
+
+    async def request(
+        self,
+        method: str,
+        target: str,
+        *,
+        wanted: Container[int],
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        tries: int = TRIES,
+    ) -> Response:
+        """Anything else of the repository: writing, listing.
+
+        Args:
+            target: below the repository, or the complete address that the registry itself gave for an upload.
+            wanted: statuses that are an answer.
+
+        Raises:
+            UsageError, ServiceError: as `resolve`, for any other status.
+        """
+        url, own = urljoin(f"{self._base}/v2/{self._name.path}/", target), self._auth.headers()
+        if url != f"{self._base}/v2/{self._name.path}/{target}":
+            url, own = self._redirected(self._base, {"location": url}, own)
+        for _ in range(_MAX_REDIRECTS):
+            sent = dict(headers or {}) | dict(own)
+            answer = await self._http.send(
+                method, url, headers=sent, body=body, max_body=MAX_DOCUMENT, tries=tries
+            )
+            if answer.status in wanted:
+                return answer
+            if answer.status != 401 or not await self._authorize(answer.headers, own):
+                break
+            own = self._auth.headers()
+        raise self._refusal(answer.status, target.partition("?")[0][-120:])
 
     async def _pump(self, descriptor: Descriptor, send: trio.MemorySendChannel[bytes | SidecarError]) -> None:
         """Fetch a blob into a channel; an error is the last thing in it."""

@@ -72,8 +72,10 @@ class Authorizer:
         self._credentials = credentials
         self._identity = identity
         self._header = ""
-        self._since = 0.0
         self._as_identity = False
+        # When a token was last asked for, by scope (reading and writing are apart): as user, as identity.
+        self._asked: dict[str, float] = {}
+        self._exchanged: dict[str, float] = {}
         self._lock = trio.Lock()
 
     def headers(self) -> Mapping[str, str]:
@@ -104,18 +106,26 @@ class Authorizer:
 
     async def _use_bearer(self, challenge: Challenge) -> bool:
         scope = challenge.scope or f"repository:{self._name.path}:pull"
-        refused = bool(self._header) and trio.current_time() - self._since < _FRESH_SECONDS
         token = ""
-        if not refused and not self._as_identity:
+        if not self._as_identity and self._may_ask(self._asked, scope):
             token = await self._fetch(challenge, scope)
         audience = audience_of(self._name.host)
-        may = self._credentials is None and bool(audience) and not (refused and self._as_identity)
-        if not token and may:
+        may = self._credentials is None and bool(audience)
+        if not token and may and self._may_ask(self._exchanged, scope):
             self._as_identity = True
             token = await self._exchange(audience, scope)
         if not token:
             return False
-        self._header, self._since = f"Bearer {token}", trio.current_time()
+        self._header = f"Bearer {token}"
+        return True
+
+    @staticmethod
+    def _may_ask(asked: dict[str, float], scope: str) -> bool:
+        """Whether to ask for a token of this scope: not when the last one is too young to have expired."""
+        now = trio.current_time()
+        if scope in asked and now - asked[scope] < _FRESH_SECONDS:
+            return False
+        asked[scope] = now
         return True
 
     async def _fetch(self, challenge: Challenge, scope: str) -> str:

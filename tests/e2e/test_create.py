@@ -1,13 +1,17 @@
-"""Reproducible images: the same folder and key give the same bytes, wherever and whenever."""
+"""Making images: everything arrives, reproducible ones are the same bytes, and nothing half-made is left."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import re
 import shutil
 import signal
 import stat
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,8 +59,9 @@ def test_same_content_same_image(commands: Commands, sample: Path, twin: Path) -
 
 
 @pytest.mark.root
-def test_everything_is_in_it(commands: Commands, sample: Path, twin: Path) -> None:
-    make(commands, sample, "x.img")
+@pytest.mark.parametrize("mode", ["--reproducible", "--quiet"])
+def test_everything_is_in_it(commands: Commands, sample: Path, twin: Path, mode: str) -> None:
+    commands.run("encfs", "create", "x.img", "--from", sample, "--key-file", "key.bin", mode, check=True)
     mnt = commands.folder / "mnt"
     commands.run("encfs", "mount", "x.img", mnt, "--key-file", "key.bin", "--read-only", check=True)
     names = sorted(str(path.relative_to(sample)) for path in sample.rglob("*"))
@@ -107,20 +112,126 @@ def test_refusals(commands: Commands, sample: Path) -> None:
 
 def test_an_interrupted_create_leaves_nothing(commands: Commands, sample: Path) -> None:
     """SIGTERM in the middle: no image, no partial file, no FUSE mount, no driver."""
-    (sample / "large").write_bytes(os.urandom(150 << 20))
+    process = half_way(commands, sample)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, b"interrupted" in said) == (ExitCode.INTERRUPTED, True), said
+    assert left(commands) == []
+
+
+def test_a_killed_create_leaves_nothing_for_long(commands: Commands, sample: Path) -> None:
+    """SIGKILL: its driver ends by itself, and the next create of the same name takes the rest away."""
+    process = half_way(commands, sample)
+    drivers = [pid for pid in children(process.pid) if b"encfs.driver" in command_line(pid)]
+    process.kill()
+    process.communicate(timeout=30)
+    assert len(drivers) == 1
+    wait_for(lambda: b"encfs.driver" not in command_line(drivers[0]))
+    assert any(name.startswith(".x.img.partial-") for name in left(commands))
+    commands.run("encfs", "create", "x.img", "--size", "32M", "--key-file", "key.bin", check=True)
+    assert left(commands) == ["x.img"]
+
+
+def test_a_running_create_is_left_alone(commands: Commands, sample: Path) -> None:
+    """Two at once for one name: both end, and neither takes the other's partial file away."""
+    process = half_way(commands, sample)
+    words = ("encfs", "create", "x.img", "--size", "32M", "--key-file", "key.bin")
+    commands.run(*words, "--force", check=True)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, b"exists" in said) == (ExitCode.IMAGE, True), said
+    assert left(commands) == ["x.img"]
+    commands.run("encfs", "check", "x.img", "--key-file", "key.bin", check=True)
+
+
+@pytest.mark.root
+def test_a_full_disk_is_an_error(commands: Commands, sample: Path) -> None:
+    """The kernel writes cached pages after debugfs has ended: their loss must not go unnoticed."""
+    (sample / "large").write_bytes(os.urandom(14 << 20))
+    small = commands.folder / "small"
+    small.mkdir()
+    commands.run("mount", "-t", "tmpfs", "-o", "size=18M", "tmpfs", small, check=True)
+    words = ("encfs", "create", small / "x.img", "--from", sample, "--key-file", "key.bin")
+    try:
+        (small / "other").write_bytes(bytes(1 << 20))
+        made = commands.run(*words)
+        (small / "other").write_bytes(bytes(8 << 20))
+        early = commands.run(*words)
+        names = [path.name for path in small.iterdir()]
+    finally:
+        commands.run("umount", small, check=True)
+    assert (made.code, "No space left on device" in made.err) == (ExitCode.FILE_SYSTEM, True), made
+    assert (early.code, "free on that disk, wanted about" in early.err) == (ExitCode.IMAGE, True), early
+    assert names == ["other"]
+
+
+def test_holes_take_no_room(commands: Commands, sample: Path) -> None:
+    """The size found for an image counts what files fill, in either mode."""
+    os.truncate(sample / "sparse", 1 << 30)
+    for mode in ("--reproducible", "--quiet"):
+        words = ("encfs", "create", f"x{mode}.img", "--from", sample, "--key-file", "key.bin", mode, "--json")
+        assert json.loads(commands.run(*words, check=True).out)["size"] < 64 << 20
+
+
+@pytest.mark.parametrize(("mode", "shown"), [((), True), (("--quiet",), False), (("--json",), False)])
+def test_progress_is_shown_on_a_terminal(
+    commands: Commands, sample: Path, mode: tuple[str, ...], shown: bool
+) -> None:
+    (sample / "large").write_bytes(os.urandom(32 << 20))
+    ours, theirs = os.openpty()
+    words = ["encfs", "create", "x.img", "--from", str(sample), "--key-file", "key.bin", *mode]
+    with open(theirs, "wb", buffering=0) as terminal, open(ours, "rb", buffering=0) as screen:
+        done = subprocess.run(
+            words, cwd=commands.folder, env=commands.child_environment(), stderr=terminal, timeout=60
+        )
+        os.set_blocking(ours, False)
+        said = screen.read(1 << 16) or b""
+    assert done.returncode == 0
+    assert (re.search(rb"creating x.img: +\d+%, .*B of .*B", said) is not None) == shown, said
+    assert b"\n" not in said
+
+
+def half_way(commands: Commands, sample: Path) -> subprocess.Popen[bytes]:
+    """A create of `x.img` that has mounted its driver and is not done."""
+    with (sample / "large").open("wb") as file:
+        for _ in range(250):
+            file.write(os.urandom(1 << 20))
     words = ["encfs", "create", "x.img", "--from", str(sample), "--key-file", "key.bin"]
     process = subprocess.Popen(
         words, cwd=commands.folder, env=commands.child_environment(), stderr=subprocess.PIPE
     )
+    wait_for(lambda: str(commands.folder) in Path("/proc/self/mounts").read_text())
+    assert process.poll() is None, "it ended before it could be disturbed"
+    return process
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
-    while not any(
-        str(commands.folder) in line for line in Path("/proc/self/mounts").read_text().splitlines()
-    ):
+    while not condition():
         assert time.monotonic() < deadline
-        assert process.poll() is None, "it ended before it could be interrupted"
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=30)
-    assert (process.returncode, b"interrupted" in said) == (ExitCode.INTERRUPTED, True), said
-    assert not [path.name for path in commands.folder.iterdir() if "x.img" in path.name]
-    assert list((commands.folder / "run").iterdir()) == []
+
+
+def children(pid: int) -> list[int]:
+    """Processes whose parent is `pid`, whichever of its threads started them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(path.parent.name))
+    return found
+
+
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def left(commands: Commands) -> list[str]:
+    """Names of images, whole or partial, and of what is in the run directory."""
+    return sorted(
+        path.name
+        for path in (*commands.folder.iterdir(), *(commands.folder / "run").iterdir())
+        if "x.img" in path.name or path.parent.name == "run"
+    )

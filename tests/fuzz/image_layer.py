@@ -1,6 +1,7 @@
 """Atheris target: whatever an image holds, hashing it ends in our errors, soon, or in a root hash.
 
-Run by tests/sidecar/policy/test_fuzz.py; by hand: `tests/fuzz/image_layer.py CORPUS -max_total_time=60`.
+Run by tests/sidecar/policy/test_fuzz_layers.py; by hand:
+`python tests/fuzz/image_layer.py CORPUS -max_total_time=60`.
 The first byte of an input chooses the reader (see tests/fakes/layer_targets.py), the rest is what it gets.
 """
 

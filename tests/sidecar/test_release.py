@@ -11,7 +11,8 @@ import pytest
 from fakes.localcloud import Client
 
 from sidecar.akv import parse_key_ref
-from sidecar.app import App, WrappingKeys
+from sidecar.app import App
+from sidecar.attesting import Attester, WrappingKeys
 from sidecar.client import ReleaseSettings, open_guest, release
 from sidecar.errors import HostNotAllowed, ReleaseRefused, SidecarError
 from sidecar.jwk import Jwk, jwk_of_secret
@@ -131,8 +132,10 @@ async def app_of(cloud: Client) -> AsyncIterator[App]:
     import trio
 
     async with services_of(cloud) as (services, environ), trio.open_nursery() as nursery:
-        app = App(await open_guest(services.http, environ), services, WrappingKeys())
-        nursery.start_soon(app.keys.keep_making)
+        keys = WrappingKeys()
+        guest = await open_guest(services.http, environ)
+        app = App(guest, services, Attester(guest, keys), keys)
+        nursery.start_soon(keys.keep_making)
         await app.check_ready()
         yield app
         nursery.cancel_scope.cancel()
