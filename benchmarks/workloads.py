@@ -87,7 +87,7 @@ def random_io(file: Path, load: Load, kind: str, *options: str) -> float:
     # fmt: off
     output = run(
         "fio", "--name=random", f"--filename={file}", f"--size={load.mebibytes}M", f"--rw={kind}",
-        "--bs=4k", "--ioengine=psync", "--time_based", f"--runtime={load.seconds}", "--randrepeat=0",
+        "--bs=4k", "--ioengine=psync", "--time_based", f"--runtime={round(load.seconds * 1000)}ms", "--randrepeat=0",
         "--norandommap", "--group_reporting", "--output-format=json", *options,
     )
     # fmt: on
