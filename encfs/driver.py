@@ -10,7 +10,6 @@ Kind: entry
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
@@ -46,7 +45,6 @@ _BUFFERS = fuse.WORKERS + 2
 # client of a store allocates and frees again.
 _WARM_HEAP = (2 * fuse.WORKERS + 4) * fuse.MAX_REQUEST
 _BEAT_SECONDS = 0.5
-_NICE = -10
 
 
 def main() -> None:
@@ -58,7 +56,6 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     residency.forbid_dumps()
     residency.keep_heap(0)
-    _go_first()
     try:
         order, key = read_frame(_read_exactly)
         trio.run(_serve, order, key)
@@ -83,16 +80,6 @@ def _read_exactly(length: int) -> bytes:
     if len(data) != length:
         raise EncfsError(f"driver order: ends after {len(data)} bytes, wanted {length}")
     return data
-
-
-def _go_first() -> None:
-    """Ask for more than our share of a busy processor, as the kernel's own block threads do.
-
-    Whoever waits for the volume waits for this process, so a program that only computes should not get in
-    between. Where it is refused (no CAP_SYS_NICE), the volume is slower on a busy machine, and nothing else.
-    """
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, _NICE)
 
 
 async def _serve(order: DriverOrder, key: Secret) -> None:
