@@ -24,7 +24,8 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -62,8 +63,7 @@ def run(*words: str | Path, cwd: Path | None = None, environment: dict[str, str]
         cwd=cwd,
         env=os.environ | (environment or {}),
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         check=False,
     )
@@ -89,6 +89,10 @@ class Storage:
             self.folder / "run",
         )
         return run(*(("unshare", "--net") if offline else ()), "buildah", *options, command, *words).strip()
+
+    def has(self, image: str) -> bool:
+        """Whether it is there."""
+        return image in self.buildah("images", "--format", "{{.Name}}:{{.Tag}}").splitlines()
 
     def file(self, image: str, path: str) -> bytes:
         """A file of an image."""
@@ -135,7 +139,7 @@ def make_base(storage: Storage, cache: Path, epoch: str) -> str:
         complete(folder)
     stamp = (folder / ".stamp").read_text()
     named = f"localhost/attested-volumes-base:{stamp[:12]}"
-    if named not in storage.buildah("images", "--format", "{{.Name}}:{{.Tag}}").splitlines():
+    if not storage.has(named):
         container = storage.buildah("from", "scratch")
         storage.buildah("add", container, folder / "base.tar", "/")
         storage.buildah("commit", "-q", "--rm", "--timestamp", epoch, container, named)
@@ -265,6 +269,29 @@ class Built:
     size: int
 
 
+def fingerprint(context: Path, base: str, epoch: str) -> str:
+    """Of everything that an image is made from."""
+    found = hashlib.sha256(f"{base} {epoch}".encode())
+    for path in sorted(p for p in context.rglob("*") if p.is_file()):
+        found.update(f"{path.relative_to(context)} {path.stat().st_mode}".encode())
+        found.update(hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()
+
+
+def build_or_keep(asked: argparse.Namespace, name: str, base: str, context: Path, epoch: str) -> Built:
+    """Build an image, unless the last build was from the same files and --reuse allows it."""
+    storage = Storage(asked.storage or asked.cache / "storage")
+    stamp = asked.cache / f"{name}.built.json"
+    made_from = fingerprint(context, base, epoch)
+    if asked.reuse and stamp.is_file():
+        kept = json.loads(stamp.read_text())
+        if kept["from"] == made_from and storage.has(kept["image"]["tag"]):
+            return Built(**kept["image"])
+    built = build(storage, name, base, context, epoch, asked.out)
+    stamp.write_text(json.dumps({"from": made_from, "image": asdict(built)}))
+    return built
+
+
 def build(storage: Storage, name: str, base: str, context: Path, epoch: str, out: Path) -> Built:
     """Build one image and write it to `out/NAME` in containers/image's `dir` form."""
     version = importlib.metadata.version("attested-volumes")
@@ -305,6 +332,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=home / "attested-volumes" / "images")
     parser.add_argument("--storage", type=Path, help="buildah's storage (default: below the cache)")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "images", help="where the images go")
+    parser.add_argument("--reuse", action="store_true", help="keep images that were made from the same files")
     parser.add_argument("--fresh", action="store_true", help="fetch everything anew")
     found = parser.parse_args()
     if unknown := set(found.image) - set(NAMES):
@@ -331,7 +359,8 @@ def main() -> None:
         debs = {name: fetch_debs(name, status, asked.cache) for name in ("build", *names)}
         with tempfile.TemporaryDirectory(prefix="context-", dir=asked.cache) as folder:
             lay_context(Path(folder), debs, wheels.result())
-            built = [build(storage, name, base, Path(folder), epoch, asked.out) for name in names]
+            one = partial(build_or_keep, asked, base=base, context=Path(folder), epoch=epoch)
+            built = list(pool.map(one, names))
     for image in built:
         print(f"{image.name} {image.digest} {image.size / (1 << 20):.1f} MiB beyond the base, {image.tag}")
     for image in built:

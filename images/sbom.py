@@ -1,7 +1,7 @@
-"""What an image is made of, as CycloneDX 1.5: `sbom.py NAME VERSION SOURCE_DATE_EPOCH`, run in the image itself.
+"""What an image is made of, as CycloneDX 1.5: `sbom.py NAME VERSION SOURCE_DATE_EPOCH`, run in the image.
 
-Debian's packages come from dpkg's database, Python's from the metadata in the virtual environment. Sorted and without
-anything random in it, so that the same image gives the same bytes.
+Debian's packages come from dpkg's database, Python's from the metadata in the virtual environment. Sorted and
+without anything random in it, so that the same image gives the same bytes.
 """
 
 import datetime

@@ -1,14 +1,10 @@
 #!/bin/bash
-# Test client of the sidecar: asks for the raw report, the combined evidence and an attestation token, every five seconds.
-# Variables: AttestClientRuntimeData (text; else $1), AttestClientMAAEndpoint (else $2).
-# Writes /raw.out, /combined.out, /maatoken.out: the whole answer, or the error; each is replaced in one step.
+# Test client of the sidecar, every five seconds. Variables: AttestClientRuntimeData (base64; else $1), and
+# AttestClientMAAEndpoint (else $2). Without an endpoint it writes /raw.out and /combined.out, with one /maatoken.out:
+# the whole answer, or the error; each is replaced in one step.
 here=$(dirname "$0")
-data=$(printf %s "${AttestClientRuntimeData:-${1:-}}" | base64 -w0)
-endpoint=${AttestClientMAAEndpoint:-${2:-}}
-[[ -n $data && -n $endpoint ]] || {
-  echo "attest_client.sh: error: AttestClientRuntimeData and AttestClientMAAEndpoint are wanted" >&2
-  exit 2
-}
+data=${AttestClientRuntimeData:-${1:-}} endpoint=${AttestClientMAAEndpoint:-${2:-}}
+[[ -n $data ]] || { echo "attest_client.sh: error: AttestClientRuntimeData is not set" >&2; exit 2; }
 trap 'exit 0' TERM INT
 ask() {
   local file=$1
@@ -17,9 +13,12 @@ ask() {
   mv "$file.new" "$file"
 }
 while true; do
-  ask /raw.out /attest/raw "runtime_data=$data"
-  ask /combined.out /attest/combined "runtime_data=$data"
-  ask /maatoken.out /attest/maa "maa_endpoint=$endpoint" "runtime_data=$data"
+  if [[ -z $endpoint ]]; then
+    ask /raw.out /attest/raw "runtime_data=$data"
+    ask /combined.out /attest/combined "runtime_data=$data"
+  else
+    ask /maatoken.out /attest/maa "maa_endpoint=$endpoint" "runtime_data=$data"
+  fi
   sleep 5 &
   wait $!
 done

@@ -1,17 +1,5 @@
 #!/bin/bash
-# Sidecar and test clients in one container. Variables: those of skr.sh and of the two clients; a client whose variables are
-# not set is left out. TestingMismatchedTCB, when set, has the sidecar take the host's certificates for outdated.
-here=$(dirname "$0")
-words=()
-[[ -z ${TestingMismatchedTCB:-} ]] || words=(-allowTestingMismatchedTCB)
-/bin/skr "${words[@]}" &
-skr=$!
-clients=()
-[[ -z ${AttestClientMAAEndpoint:-} ]] || { "$here/attest_client.sh" & clients+=($!); }
-[[ -z ${SkrClientKID:-} ]] || { "$here/skr_client.sh" & clients+=($!); }
-trap 'kill -TERM $skr "${clients[@]}" 2>/dev/null' TERM INT
-wait $skr
-code=$?
-while kill -0 $skr 2>/dev/null; do wait $skr; code=$?; done
-((${#clients[@]} == 0)) || { kill -TERM "${clients[@]}"; wait "${clients[@]}"; } 2>/dev/null
-exit $code
+# The sidecar for tests: as /skr.sh, and TestingMismatchedTCB (true or false; else $2) has it take the host's certificates for
+# outdated. Settings from SkrSideCarArgs (else $1), port from Port (else $3); LogFile and LogLevel are read by skr.
+export TestingMismatchedTCB=${TestingMismatchedTCB:-${2:-}}
+exec /skr.sh "${1:-}" "${3:-}"
