@@ -1,13 +1,14 @@
 """Builds the images skr and encfs: `scripts/build-images [--base IMAGE] [--out DIR] [skr] [encfs]`.
 
-What a build needs from outside is fetched first: Debian packages as apt resolves them against the base's own list of
-packages, and Python packages as scripts/constraints.txt pins them. The build itself runs without a network, with
-every time set to SOURCE_DATE_EPOCH (default: the last commit's), so that two builds give one digest.
+What a build needs from outside is fetched first: Debian packages as apt resolves them against the base's own
+list of packages, and Python packages as scripts/constraints.txt pins them. The build itself runs without a
+network, with every time set to SOURCE_DATE_EPOCH (default: the last commit's), so that two builds give one
+digest.
 
-Without --base, a minimal Debian is made by mmdebstrap from the host's own sources. What was fetched is kept below
---cache and used again while the lists that asked for it are the same; --fresh fetches anew.
+Without --base, a minimal Debian is made by mmdebstrap from the host's own sources. What was fetched is kept
+below --cache and used again while the lists that asked for it are the same; --fresh fetches anew.
 
-Prints a line for each image: name, digest, bytes beyond the base. Needs root, buildah, and apt for the packages.
+Prints a line for each image: name, digest, bytes beyond the base. Needs root, buildah, and apt for packages.
 """
 
 from __future__ import annotations

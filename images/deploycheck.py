@@ -1,7 +1,7 @@
-"""Checks a filled-in deployment template before it is sent: `scripts/deploy-check TEMPLATE [--key importkeyconfig.json]`.
+"""Checks a filled-in deployment template before it is sent: `scripts/deploy-check TEMPLATE [--key FILE]`.
 
-TEMPLATE is an ARM template (JSON; bicep: what `bicep build` makes of it, with `-p` for its parameters) or Kubernetes
-YAML. Says every mistake, not only the first:
+TEMPLATE is an ARM template (JSON; bicep: what `bicep build` makes of it, with `-p` for its parameters) or
+Kubernetes YAML; FILE the configuration that the key is imported with. Says every mistake, not only the first:
 
 - a placeholder was left;
 - settings in base64 that sidecar or agent would refuse, endpoints that are none;
@@ -56,7 +56,9 @@ def check_container(container: ContainerSpec) -> Iterator[str]:
     name = f"container {container.name}"
     for fault in check_image(container.image):
         yield f"{name}: image {container.image}: {fault}"
-    variables = {rule.name: rule.pattern.partition("=")[2] for rule in container.env if rule.strategy == "string"}
+    variables = {
+        rule.name: rule.pattern.partition("=")[2] for rule in container.env if rule.strategy == "string"
+    }
     try:
         if AGENT in variables:
             parse_agent(variables[AGENT].encode(), AGENT, allow_raw_key=False)
@@ -118,12 +120,15 @@ def check_same_key(container: ContainerSpec, kid: str, vault: str, authority: st
         for volume in volumes:
             if volume.key is None or volume.key.kid.partition("/")[0] != kid:
                 continue
-            for what, seen, wanted in (("vault", volume.key.akv_endpoint, vault), ("authority", volume.key.maa_endpoint, authority)):
+            for what, seen, wanted in (
+                ("vault", volume.key.akv_endpoint, vault),
+                ("authority", volume.key.maa_endpoint, authority),
+            ):
                 if seen != wanted:
                     yield f"volume {volume.mount_point}: {what} {seen}, the key's is {wanted}"
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Check, print, exit code."""
     parser = argparse.ArgumentParser(
         prog="deploy-check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -131,7 +136,7 @@ def main() -> int:
     parser.add_argument("template", type=Path)
     parser.add_argument("-p", "--parameters", type=Path, action="append", default=[], metavar="FILE")
     parser.add_argument("--key", type=Path, metavar="FILE", help="configuration of sidecar import-key")
-    asked = parser.parse_args()
+    asked = parser.parse_args(argv)
     faults = []
     try:
         faults += check_text(asked.template.read_text())

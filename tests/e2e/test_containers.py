@@ -1,7 +1,7 @@
 """Real containers of the real images, with the privileges that docs/privileges.md names and no others.
 
-One group = one network namespace and one shared folder: the cloud in a box, the sidecar, its test clients, the
-volumes' sidecar, an application.
+One group = one network namespace and one shared folder: the cloud in a box, the sidecar, its test clients,
+the volumes' sidecar, an application.
 """
 
 from __future__ import annotations

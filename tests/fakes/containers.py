@@ -1,7 +1,8 @@
-"""A group of real containers: runc, one network namespace, one shared folder, the privileges of images/privileges.json.
+"""A group of real containers: runc, one network namespace, one shared folder, and for each the privileges of
+images/privileges.json.
 
-Each container is a bundle of its own over a root file system that buildah mounted. Everything has a bound on its
-time, and `Group.end` takes all of it down again, however the test ended.
+Each container is a bundle of its own over a root file system that buildah mounted. Everything has a bound on
+its time, and `Group.end` takes all of it down again, however the test ended.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Group:
         return f"attested-{os.getpid()}-{self.folder.name[-12:]}"
 
     def begin(self) -> None:
-        """Make namespace and folders. `shared` is a mount of its own, so that mounts in it can be passed on."""
+        """Make namespace and folders. `shared` is a mount of its own, so that mounts in it are passed on."""
         run("ip", "netns", "add", self.name)
         run("ip", "-n", self.name, "link", "set", "lo", "up")
         for name in ("state", "shared", "data", "bundles", "runc"):
