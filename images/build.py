@@ -299,12 +299,10 @@ def build(storage: Storage, name: str, base: str, context: Path, epoch: str, out
     tag = f"localhost/attested-volumes/{name}:{version}"
     revision = run("git", "rev-parse", "HEAD", cwd=ROOT).strip()
     arguments = {"BASE": base, "VERSION": version, "REVISION": revision, "SOURCE_DATE_EPOCH": epoch}
-    words = [word for key, value in arguments.items() for word in ("--build-arg", f"{key}={value}")]
-    storage.buildah(
-        *("build", "--quiet", "--isolation", "chroot", "--pull-never", "--no-cache", "--format", "docker"),
-        *("--timestamp", epoch, *words, "-t", tag, "-f", context / name / "Containerfile", context),
-        offline=True,
-    )
+    words: list[str] = [w for key, value in arguments.items() for w in ("--build-arg", f"{key}={value}")]
+    words += ["--quiet", "--isolation", "chroot", "--pull-never", "--no-cache", "--format", "docker"]
+    words += ["--timestamp", epoch, "-t", tag, "-f", str(context / name / "Containerfile")]
+    storage.buildah("build", *words, context, offline=True)
     folder = out / name
     shutil.rmtree(folder, ignore_errors=True)
     storage.buildah("push", "--format", "v2s2", "--digestfile", out / f"{name}.digest", tag, f"dir:{folder}")

@@ -137,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-p", "--parameters", type=Path, action="append", default=[], metavar="FILE")
     parser.add_argument("--key", type=Path, metavar="FILE", help="configuration of sidecar import-key")
     asked = parser.parse_args(argv)
-    faults = []
+    faults: list[str] = []
     try:
         faults += check_text(asked.template.read_text())
         for group in read(asked.template, asked.parameters).groups:

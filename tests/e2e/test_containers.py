@@ -209,3 +209,29 @@ def test_another_policy_gets_no_key_and_says_why(group: Group, cloud: dict[str, 
     assert encfs.wait() == ExitCode.RELEASE_REFUSED, encfs.log
     assert "x-ms-sevsnpvm-hostdata" in encfs.log
     assert not (group.folder / "shared" / "data").is_symlink()
+
+
+def test_no_privilege_of_the_volumes_sidecar_can_be_taken_away(group: Group) -> None:
+    """With what docs/privileges.md lists it mounts, with less it ends and says what is missing."""
+    key = group.folder / "data" / "key.bin"
+    key.write_bytes(os.urandom(32))
+    encfs = ROOT / ".venv" / "bin" / "encfs"
+    run(encfs, "create", group.folder / "data" / "data.img", "--size", "32M", "--key-file", key)
+    volume = {"image": "/data/data.img", "mount_point": "/mnt/shared/data", "raw_key": key.read_bytes().hex()}
+    settings = base64.b64encode(json.dumps({"azure_filesystems": [volume]}).encode()).decode()
+    names = {"EncfsSideCarArgs": settings}
+    command = ["/encfs.sh", "--insecure-raw-key", "--no-http"]
+    for part, code in {
+        "CAP_SYS_ADMIN": ExitCode.NO_FUSE,
+        "fuse": ExitCode.NO_FUSE,
+        "loop-control": ExitCode.NO_LOOP,
+        "loop": ExitCode.NO_LOOP,
+    }.items():
+        name = f"without-{part.lower().replace('_', '-')}"
+        less = group.start(name, "encfs", command, like="encfs", environment=names, without=[part])
+        assert less.wait() == code, f"{part}: {less.log}"
+        assert "hint" in less.log
+        assert not (group.folder / "shared" / "data").is_symlink()
+    whole = group.start("whole", "encfs", command, like="encfs", environment=names)
+    whole.said("encfs agent: ready")
+    assert whole.kill("TERM") == 0, whole.log

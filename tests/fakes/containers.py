@@ -24,13 +24,6 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SEARCH = os.environ["PATH"] + ":/usr/sbin:/sbin"
 # In Kubernetes' words, and in those of mount and runc.
 PROPAGATION = {"Bidirectional": "rshared", "HostToContainer": "rslave", None: "rprivate"}
-MOUNTING = ("mount", "umount2", "move_mount", "open_tree", "fsopen", "fsconfig", "fsmount", "fspick",
-            "mount_setattr", "pivot_root", "unshare", "setns", "mknod", "mknodat")  # fmt: skip
-NEVER = ("bpf", "perf_event_open", "ptrace", "process_vm_readv", "process_vm_writev", "userfaultfd", "keyctl",
-         "add_key", "request_key", "kexec_load", "kexec_file_load", "init_module", "finit_module",
-         "delete_module", "reboot", "swapon", "swapoff", "acct", "settimeofday", "clock_settime", "sethostname",
-         "setdomainname", "iopl", "ioperm", "open_by_handle_at", "io_uring_setup", "io_uring_enter",
-         "io_uring_register")  # fmt: skip
 LOOPS = 64
 
 
@@ -118,7 +111,7 @@ class Group:
         extra: Sequence[dict[str, Any]] = (),
     ) -> Container:
         """Start a container with the privileges of `like`, less `without`, and more `capabilities`."""
-        wanted = json.loads(json.dumps(PRIVILEGES[like]))
+        wanted = json.loads(json.dumps(PRIVILEGES["containers"][like]))
         wanted["capabilities"] = [c for c in [*wanted["capabilities"], *capabilities] if c not in without]
         wanted["devices"] = [d for d in wanted["devices"] if d not in without]
         assert name not in self.containers or self.containers[name].ended
@@ -154,7 +147,7 @@ class Group:
         extra: Sequence[dict[str, Any]],
     ) -> dict[str, Any]:
         nodes = devices(wanted["devices"])
-        denied = NEVER + (MOUNTING if wanted["seccomp"] == "without-mounts" else ())
+        denied = [call for part in wanted["seccomp"] for call in PRIVILEGES["denied"][part]]
         variables = {"PATH": PATH, "HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"} | dict(environment)
         propagation = PROPAGATION[wanted["propagation"]]
         return {
@@ -204,7 +197,7 @@ class Group:
                 "seccomp": {
                     "defaultAction": "SCMP_ACT_ALLOW",
                     "architectures": ["SCMP_ARCH_X86_64"],
-                    "syscalls": [{"names": list(denied), "action": "SCMP_ACT_ERRNO", "errnoRet": 1}],
+                    "syscalls": [{"names": denied, "action": "SCMP_ACT_ERRNO", "errnoRet": 1}],
                 },
             },
         }  # fmt: skip
