@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from fakes.azurite import azurite as run_azurite
 from fakes.blobservice import BlobService
+from fakes.containers import built_images
 from fakes.localblobs import local_blobs
 from fakes.needs import refuse_lacking
 from guest.machine import Guest, prepare
@@ -56,6 +57,13 @@ def local_blob_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Blo
     folder = tmp_path_factory.mktemp("local-blobs")
     with local_blobs(folder / "cloud", folder / "snp") as service:
         yield service
+
+
+@pytest.fixture(scope="session")
+def container_images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """Root file systems of the images skr and encfs; tests that take it carry the marker `containers`."""
+    with built_images(tmp_path_factory.mktemp("images")) as found:
+        yield found
 
 
 @pytest.fixture

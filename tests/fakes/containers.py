@@ -71,6 +71,7 @@ class Group:
         run("ip", "-n", self.name, "link", "set", "lo", "up")
         for name in ("state", "shared", "data", "bundles", "runc"):
             (self.folder / name).mkdir()
+        (self.folder / "hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
         shared = self.folder / "shared"
         run("mount", "--bind", shared, shared)
         run("mount", "--make-private", shared)
@@ -170,6 +171,7 @@ class Group:
                 _tmpfs("/tmp", "nosuid", "nodev", "mode=1777"),
                 _tmpfs("/run", "nosuid", "nodev", "mode=1777"),
                 _tmpfs("/run/cwd", "nosuid", "nodev", "mode=1777"),
+                _bind(self.folder / "hosts", "/etc/hosts", "rprivate", "ro"),
                 _bind(self.folder / "state", "/state", "rprivate", "rw"),
                 _bind(self.folder / "data", "/data", "rprivate", "rw"),
                 _bind(self.folder / "shared", "/mnt/shared", propagation, "rw"),
@@ -291,16 +293,34 @@ def environment_of(path: Path) -> dict[str, str]:
     return dict(shlex.split(line)[1].split("=", 1) for line in path.read_text().splitlines())
 
 
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attested-volumes" / "images"
+STORAGE = (
+    "buildah",
+    "--storage-driver",
+    "vfs",
+    "--root",
+    CACHE / "storage/root",
+    "--runroot",
+    CACHE / "storage/run",
+)
+
+
 @contextlib.contextmanager
-def mounted(storage: Sequence[str | Path], tags: Mapping[str, str]) -> Iterator[dict[str, Path]]:
-    """The root file systems of images, mounted by buildah; name to folder."""
+def built_images(out: Path) -> Iterator[dict[str, Path]]:
+    """Both images, built from this checkout where they are not yet, and their root file systems mounted.
+
+    The images themselves lie in `out` when they had to be built.
+    """
+    environment = ("env", "SOURCE_DATE_EPOCH=1700000000")
+    words = (ROOT / "scripts" / "build-images", "--reuse", "--out", out)
+    lines = run(*environment, *words, timeout=900).stdout.splitlines()
     made: list[str] = []
     try:
         found = {}
-        for name, tag in tags.items():
-            made.append(run(*storage, "from", "--pull-never", tag, timeout=300).stdout.strip())
-            found[name] = Path(run(*storage, "mount", made[-1], timeout=300).stdout.strip())
+        for line in lines:
+            made.append(run(*STORAGE, "from", "--pull-never", line.split()[-1], timeout=300).stdout.strip())
+            found[line.split()[0]] = Path(run(*STORAGE, "mount", made[-1], timeout=300).stdout.strip())
         yield found
     finally:
         for container in made:
-            run(*storage, "rm", container, timeout=120, check=False)
+            run(*STORAGE, "rm", container, timeout=120, check=False)
