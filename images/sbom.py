@@ -31,15 +31,17 @@ def debian() -> list[dict[str, object]]:
     ]
 
 
+def _license(metadata: dict[str, str | list[str]]) -> str:
+    """What a distribution says of its licence, in one line; empty for nothing."""
+    text = metadata.get("license_expression") or metadata.get("license") or ""
+    return str(text).partition("\n")[0][:100]
+
+
 def python() -> list[dict[str, object]]:
     """Distributions in the virtual environment."""
     found = sorted(
-        (
-            d.metadata["Name"],
-            d.version,
-            d.metadata.get("License-Expression") or d.metadata.get("License") or "",
-        )
-        for d in importlib.metadata.distributions(path=[SITE])
+        (part.metadata["Name"], part.version, _license(part.metadata.json))
+        for part in importlib.metadata.distributions(path=[SITE])
     )
     return [
         {
@@ -47,7 +49,7 @@ def python() -> list[dict[str, object]]:
             "name": name,
             "version": version,
             "purl": f"pkg:pypi/{name.lower()}@{version}",
-            **({"licenses": [{"license": {"name": text.splitlines()[0][:100]}}]} if text else {}),
+            **({"licenses": [{"license": {"name": text}}]} if text else {}),
         }
         for name, version, text in found
     ]

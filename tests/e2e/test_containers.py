@@ -174,7 +174,7 @@ def test_a_group_from_attestation_to_files(group: Group, cloud: dict[str, str]) 
     extract = group.start("extract", "encfs", ["sh", "-c", script], like="extract", environment=cloud)
     assert extract.wait() == 0, extract.log
     assert extract.log.endswith("attested\nfirst\nsecond\n")
-    assert not [p for p in group.mounts() if p.startswith(str(group.folder / "shared/."))]
+    assert not [point for point in group.mounts() if point.startswith(f"{group.folder}/shared/")]
     for container in group.containers.values():
         assert "eyJ" not in container.log
         assert secret.hex() not in container.log

@@ -13,8 +13,10 @@ from fakes.containers import PRIVILEGES, STORAGE, run
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Paths of the predecessor's contract.
-SKR = ("/skr.sh", "/bin/skr", "/bin/get-snp-report", "/tests/skr/attest_client.sh", "/tests/skr/skr_client.sh",
-       "/tests/skr/skr_test.sh")  # fmt: skip
+SKR = (
+    *("/skr.sh", "/bin/skr", "/bin/get-snp-report"),
+    *("/tests/skr/attest_client.sh", "/tests/skr/skr_client.sh", "/tests/skr/skr_test.sh"),
+)
 ENCFS = ("/encfs.sh", "/bin/remotefs", "/bin/get-snp-report", "/bin/encfs")
 FORBIDDEN = re.compile(r"(?:gcc|cc1|g\+\+|ld|make|pip|cython|apt-get|curl|wget)[0-9.-]*", re.IGNORECASE)
 containers = pytest.mark.containers
