@@ -11,9 +11,10 @@ from pathlib import Path
 
 import trio
 
+from encfs.blobs import BlobAccess
 from encfs.exposing import exposed, run_tool
 from encfs.keys import Secret, offered_fingerprint
-from encfs.opening import UnlockOptions, open_image, volume_of
+from encfs.opening import UnlockOptions, open_place, volume_of
 
 # e2fsck(8): bit 2 is "errors left uncorrected"; with -n nothing is ever corrected.
 _CLEAN = 0
@@ -28,18 +29,19 @@ class Finding:
     detail: str
 
 
-async def check_image(path: Path, passphrase: Secret, options: UnlockOptions) -> list[Finding]:
+async def check_image(place: Path | BlobAccess, passphrase: Secret, options: UnlockOptions) -> list[Finding]:
     """Check an image with its key.
 
     Raises:
         ImageError: the header is not one we accept.
         WrongKey: no keyslot opens.
     """
-    image = open_image(path, options, read_only=True)
+    image = await open_place(place, options, read_only=True)
     try:
         unlocked = await trio.to_thread.run_sync(image.unlock, passphrase, options)
     except BaseException:
-        image.source.close()
+        with trio.CancelScope(shield=True):
+            await image.source.aclose()
         raise
     finally:
         image.close_header()
@@ -50,6 +52,8 @@ async def check_image(path: Path, passphrase: Secret, options: UnlockOptions) ->
         Finding("key", True, _fingerprint(passphrase)),
         Finding("header MAC", True, _authentication(unlocked.authenticated)),
     ]
+    if options.root_hash is not None:
+        findings.append(Finding("hash tree", True, "header and keyslots match the root hash"))
     async with exposed(volume_of(image, unlocked)) as data:
         code, output = await run_tool("e2fsck", "-f", "-n", str(data))
     findings.append(Finding("file system", code == _CLEAN, _e2fsck_words(code, output)))

@@ -13,10 +13,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-import trio
-
-from encfs import __version__, cli_images, cli_keys
-from encfs.arguments import Commands, add_unlock_options, command, key_source, unlock_options
+from encfs import __version__, cli_agent, cli_bench, cli_images, cli_keys, cli_upload
+from encfs.arguments import (
+    Commands,
+    add_place,
+    add_serving_options,
+    add_unlock_options,
+    command,
+    deadline_of,
+    key_source,
+    place_of,
+    run_trio,
+    unlock_options,
+)
 from encfs.errors import EncfsError, ExitCode
 
 _EPILOG = "exit codes:\n" + "\n".join(f"  {code.value:3}  {code.name.lower()}" for code in ExitCode)
@@ -83,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     cli_images.add_commands(commands)
     cli_keys.add_commands(commands)
+    cli_agent.add_commands(commands)
+    cli_upload.add_commands(commands)
+    cli_bench.add_commands(commands)
     _add_expose(commands)
     _add_mount(commands)
     _add_unmount(commands)
@@ -97,13 +109,11 @@ def _add_expose(commands: Commands) -> None:
         "Serve only the FUSE layer: DIR/data is the plaintext device. Runs in the foreground.",
         "Stop it with SIGTERM or Ctrl-C, or by unmounting DIR.",
     )
-    parser.add_argument("image", type=Path)
+    add_place(parser, writes=True)
     parser.add_argument("directory", type=Path)
     add_unlock_options(parser)
     parser.add_argument("--read-only", action="store_true")
-    parser.add_argument(
-        "--deadline", type=float, default=60, metavar="S", help="cut off a driver silent for so long"
-    )
+    add_serving_options(parser)
 
 
 def _expose(arguments: argparse.Namespace) -> None:
@@ -112,18 +122,21 @@ def _expose(arguments: argparse.Namespace) -> None:
     from encfs.mount import check_mount_point
     from encfs.opening import open_volume
 
+    place = place_of(arguments)
+    deadline = deadline_of(arguments, place)
+
     async def run() -> None:
         check_available()
         check_mount_point(arguments.directory)
         passphrase = await key_source(arguments).passphrase()
         volume = await open_volume(
-            arguments.image, passphrase, read_only=arguments.read_only, options=unlock_options(arguments)
+            place, passphrase, read_only=arguments.read_only, options=unlock_options(arguments)
         )
         directory = arguments.directory.resolve()
         print_ready = lambda: print(f"ready {directory}/data", flush=True)  # noqa: E731
-        await supervisor.run_expose(volume, directory, deadline=arguments.deadline, on_ready=print_ready)
+        await supervisor.run_expose(volume, directory, deadline=deadline, on_ready=print_ready)
 
-    trio.run(run)
+    run_trio(run)
 
 
 def _add_mount(commands: Commands) -> None:
@@ -134,7 +147,7 @@ def _add_mount(commands: Commands) -> None:
         "Mount the file system in an image; returns when it is mounted.",
         "Needs root (loop device, mount) unless --via fuse2fs. Runs in the background until `encfs unmount`.",
     )
-    parser.add_argument("image", type=Path)
+    add_place(parser, writes=True)
     parser.add_argument("mount_point", type=Path, metavar="mountpoint")
     add_unlock_options(parser)
     parser.add_argument(
@@ -147,9 +160,7 @@ def _add_mount(commands: Commands) -> None:
         default="kernel",
         help="kernel: ext4 on a loop device, needs root; fuse2fs: needs only /dev/fuse, has no journal",
     )
-    parser.add_argument(
-        "--deadline", type=float, default=60, metavar="S", help="cut off a driver silent for so long"
-    )
+    add_serving_options(parser)
 
 
 def _mount(arguments: argparse.Namespace) -> int | None:
@@ -169,12 +180,17 @@ def _serve_mount(arguments: argparse.Namespace, on_ready: Callable[[], None]) ->
     from encfs.mount import check_mount_point
     from encfs.opening import open_volume
 
+    place = place_of(arguments)
+    if isinstance(place, Path):
+        place = place.resolve()
+    deadline = deadline_of(arguments, place)
+
     async def run() -> None:
         check_available()
         check_mount_point(arguments.mount_point)
         passphrase = await key_source(arguments).passphrase()
         volume = await open_volume(
-            arguments.image.resolve(),
+            place,
             passphrase,
             read_only=arguments.read_only,
             options=unlock_options(arguments),
@@ -183,12 +199,12 @@ def _serve_mount(arguments: argparse.Namespace, on_ready: Callable[[], None]) ->
             volume,
             arguments.mount_point.resolve(),
             via=arguments.via,
-            deadline=arguments.deadline,
+            deadline=deadline,
             on_ready=on_ready,
         )
 
     residency.keep_heap(8 << 20)
-    trio.run(run)
+    run_trio(run)
 
 
 def _add_unmount(commands: Commands) -> None:
@@ -204,7 +220,7 @@ def _add_unmount(commands: Commands) -> None:
 def _unmount(arguments: argparse.Namespace) -> None:
     from encfs.unmounting import unmount
 
-    trio.run(unmount, arguments.mount_point)
+    run_trio(unmount, arguments.mount_point)
 
 
 if __name__ == "__main__":

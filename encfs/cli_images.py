@@ -10,11 +10,23 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import trio
-
-from encfs.arguments import KEY_FILE_HELP, Commands, add_unlock_options, command, key_source, unlock_options
+from encfs.arguments import (
+    KEY_FILE_HELP,
+    Commands,
+    add_place,
+    add_unlock_options,
+    command,
+    key_source,
+    place_of,
+    run_trio,
+    unlock_options,
+)
 from encfs.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from encfs.luks2.unlock import Header
 
 
 def add_commands(commands: Commands) -> None:
@@ -23,6 +35,7 @@ def add_commands(commands: Commands) -> None:
     _add_info(commands)
     _add_check(commands)
     _add_extract(commands)
+    _add_seal(commands)
 
 
 def _add_create(commands: Commands) -> None:
@@ -51,6 +64,16 @@ def _add_create(commands: Commands) -> None:
         action="store_true",
         help="same folder, same key, same image, byte for byte; SOURCE_DATE_EPOCH clamps times",
     )
+    parser.add_argument(
+        "--integrity",
+        choices=("hmac-sha256",),
+        help="an authentication tag for every sector: a changed one is an error, not garbage",
+    )
+    parser.add_argument(
+        "--verity",
+        action="store_true",
+        help="add a dm-verity hash tree and print its root hash, for mount --root-hash",
+    )
     parser.add_argument("--force", action="store_true", help="replace an existing image")
     parser.add_argument("--quiet", action="store_true", help="no progress line on a terminal")
     parser.add_argument("--json", action="store_true", help="print what was made as JSON")
@@ -71,37 +94,46 @@ def _create(arguments: argparse.Namespace) -> None:
         label=arguments.label,
         kid=arguments.kid,
         reproducible=arguments.reproducible,
+        verity=arguments.verity,
+        integrity=arguments.integrity is not None,
         force=arguments.force,
         progress=not (arguments.quiet or arguments.json),
     )
     check_available()
     passphrase = read_key_file(arguments.key_file)
-    created = trio.run(create_image, arguments.image, passphrase, options)
+    created = run_trio(create_image, arguments.image, passphrase, options)
     if arguments.json:
         print(json.dumps(asdict(created) | {"path": str(created.path)}))
     else:
         key = f", key check value {created.key_check_value}" if created.key_check_value else ""
         print(f"{created.path}: {created.size} bytes, uuid {created.uuid}{key}")
+        if created.root_hash is not None:
+            print(f"root hash {created.root_hash}")
 
 
 def _add_info(commands: Commands) -> None:
     parser = command(commands, "info", _info, "Show what an image is; needs no key and shows no secret.")
-    parser.add_argument("image", type=Path)
+    add_place(parser)
     parser.add_argument("--header", type=Path, metavar="FILE", help="detached LUKS2 header of the image")
     parser.add_argument("--json", action="store_true")
 
 
 def _info(arguments: argparse.Namespace) -> None:
     from encfs.luks2.describe import describe, to_json
-    from encfs.opening import UnlockOptions, open_image
+    from encfs.opening import UnlockOptions, open_place
 
-    options = UnlockOptions(header=arguments.header)
-    image = open_image(arguments.image, options, read_only=True, lock=False)
-    image.close()
+    place = place_of(arguments)
+
+    async def run() -> tuple[Header, int]:
+        image = await open_place(place, UnlockOptions(header=arguments.header), read_only=True, lock=False)
+        await image.aclose()
+        return image.header, image.header_source.size
+
+    header, size = run_trio(run)
     show = to_json if arguments.json else describe
-    print(show(image.header, image.header_source.size))
-    for warning in image.header.warnings:
-        print(f"encfs: warning: image {arguments.image}: {warning}", file=sys.stderr)
+    print(show(header, size))
+    for warning in header.warnings:
+        print(f"encfs: warning: image {place}: {warning}", file=sys.stderr)
 
 
 def _add_check(commands: Commands) -> None:
@@ -111,7 +143,7 @@ def _add_check(commands: Commands) -> None:
         _check,
         "Check an image with its key: header, keyslot, digest and file system. Changes nothing.",
     )
-    parser.add_argument("image", type=Path)
+    add_place(parser)
     add_unlock_options(parser)
     parser.add_argument("--json", action="store_true")
 
@@ -120,12 +152,14 @@ def _check(arguments: argparse.Namespace) -> int:
     from encfs.checking import Finding, check_image
     from encfs.fuse import check_available
 
+    place = place_of(arguments)
+
     async def run() -> list[Finding]:
         check_available()
         passphrase = await key_source(arguments).passphrase()
-        return await check_image(arguments.image, passphrase, unlock_options(arguments))
+        return await check_image(place, passphrase, unlock_options(arguments))
 
-    findings = trio.run(run)
+    findings = run_trio(run)
     if arguments.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
@@ -145,7 +179,7 @@ def _add_extract(commands: Commands) -> None:
         "Copy all files out of an image into a new folder, without a mount.",
         "Needs FUSE only, no root and no loop device; without root, the files belong to whoever runs it.",
     )
-    parser.add_argument("image", type=Path)
+    add_place(parser)
     parser.add_argument("directory", type=Path, help="must be empty or not exist")
     add_unlock_options(parser)
 
@@ -154,9 +188,41 @@ def _extract(arguments: argparse.Namespace) -> None:
     from encfs.extracting import extract
     from encfs.fuse import check_available
 
+    place = place_of(arguments)
+
     async def run() -> int:
         check_available()
         passphrase = await key_source(arguments).passphrase()
-        return await extract(arguments.image, arguments.directory, passphrase, unlock_options(arguments))
+        return await extract(place, arguments.directory, passphrase, unlock_options(arguments))
 
-    print(f"{arguments.directory}: {trio.run(run)} entries")
+    print(f"{arguments.directory}: {run_trio(run)} entries")
+
+
+def _add_seal(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "seal",
+        _seal,
+        "Add a dm-verity hash tree to an image and print its root hash; needs no key.",
+        "Afterwards `mount --root-hash HEX` verifies every block, read-only: a changed, moved or older\n"
+        "block is an error. Tell the root hash by a way that the store's owner cannot change.\n\n"
+        "the same as: veritysetup format IMAGE IMAGE --hash-offset SIZE --data-blocks SIZE/4096",
+    )
+    parser.add_argument("image", type=Path)
+    parser.add_argument("--force", action="store_true", help="replace the tree of a sealed image")
+    parser.add_argument("--quiet", action="store_true", help="no progress line on a terminal")
+    parser.add_argument("--json", action="store_true", help="print what was made as JSON")
+
+
+def _seal(arguments: argparse.Namespace) -> None:
+    from encfs.sealing import Sealed, seal_image
+
+    async def run() -> Sealed:
+        show = not (arguments.quiet or arguments.json)
+        return await seal_image(arguments.image, force=arguments.force, show=show)
+
+    sealed = run_trio(run)
+    if arguments.json:
+        print(json.dumps(asdict(sealed) | {"path": str(sealed.path)}))
+    else:
+        print(sealed.root_hash)

@@ -15,11 +15,10 @@ from pathlib import Path
 
 import trio
 
-from encfs.block.file import FileDevice
 from encfs.errors import DriverFailed, EncfsError, ExitCode
 from encfs.health import Pulse
 from encfs.keys import Secret
-from encfs.volume import DriverOrder, SegmentGeometry, build_frame
+from encfs.volume import BlobOrder, DriverOrder, SegmentGeometry, VerityOrder, build_frame
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ class DriverProcess:
 
 
 async def start_driver(
-    source: FileDevice,
+    image: int | BlobOrder,
     name: str,
     segment: SegmentGeometry,
     volume_key: Secret,
@@ -67,18 +66,20 @@ async def start_driver(
     *,
     read_only: bool,
     for_tools: bool,
+    verity: VerityOrder | None,
     nursery: trio.Nursery,
 ) -> DriverProcess:
     """Start a driver that serves `directory/data`, and wait until it does.
 
     Args:
-        source: the open image; its descriptor is inherited, so both look at the same file.
+        image: descriptor of the open image, inherited, so both look at the same file; or a blob.
         name: of the image, for messages.
         segment: geometry from the checked header.
         volume_key: secret; travels over the pipe that is the driver's standard input.
         directory: empty directory to mount FUSE at.
         read_only: serve reads only.
         for_tools: see `DriverOrder`.
+        verity: hash tree to verify the image with.
         nursery: runs the task that passes the driver's log lines on to ours.
 
     Raises:
@@ -86,14 +87,15 @@ async def start_driver(
         EncfsError: what the driver reported, with its exit code.
     """
     pulse = Pulse.create()
-    order = DriverOrder(source.fd, pulse.fd, str(directory), name, segment, read_only, for_tools)
+    fd, blob = (image, None) if isinstance(image, int) else (None, image)
+    order = DriverOrder(fd, pulse.fd, str(directory), name, segment, read_only, for_tools, blob, verity)
     environment = {key: os.environ[key] for key in _KEEP if key in os.environ} | _EXTRA
     process = await trio.lowlevel.open_process(
         [sys.executable, "-P", "-s", "-m", "encfs.driver"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        pass_fds=(source.fd, pulse.fd),
+        pass_fds=(pulse.fd,) if fd is None else (fd, pulse.fd),
         env=environment,
         cwd="/",
         start_new_session=True,

@@ -2,6 +2,7 @@
 
     EncfsError                      1
     |-- UsageError                  2  the command line or a settings file is wrong
+    |   |-- HostNotAllowed         18  a token would have gone to a host that is not on the list
     |   |-- LastKeyslot             2  removing it would lock everybody out
     |   `-- NoFreeKeyslot           2  the header has no room for another keyslot
     |-- ImageError                  3  the image is not what it should be
@@ -19,7 +20,8 @@
     |   |   `-- KdfCostTooHigh     13  unlocking costs more time or memory than allowed
     |   |-- HeaderNotAuthentic     16  the header's MAC is wrong, or missing where one is required
     |   |-- ImageMissing           14  no such image, or it cannot be opened
-    |   `-- ImageBusy              15  another process holds the image open
+    |   |-- ImageBusy              15  another process, or another machine's lease, holds the image
+    |   `-- UnsuitableBlob         17  a blob of another type, or of a size that is no volume's
     |-- WrongKey                    4  no keyslot opens with the key offered
     |-- KeyUnavailable              5  the key could not be had
     |   |-- KeyFileError           33  the key file is missing or not a key
@@ -35,7 +37,12 @@
     |   |-- FileSystemError        24  the kernel refused the file system in the volume
     |   `-- NotMounted             25  nothing of ours is mounted there
     |-- StoreError                  7  the image's store failed, or data is not stored yet
+    |   |-- Tampered               43  data that is not what a hash tree or an authentication tag says
+    |   |-- StoreUnavailable        7  no answer, or a busy store: the same request may succeed later
+    |   |-- AccessDenied           40  the store does not accept who we are, or what we may do
+    |   |-- ImageChanged           42  the image was replaced while it was read
     |   `-- ReadOnlyDevice          7  a write reached a read-only device (EROFS)
+    |       `-- LeaseLost          41  the blob's lease is gone: read-only from here on (EROFS)
     |-- Interrupted               130  a signal ended the command before its work was done
     |-- DriverFailed                8  the driver process died, or was cut off after its deadline
     `-- BadRequest                  1  a block request is unaligned or out of range: a defect in the caller
@@ -70,6 +77,8 @@ class ExitCode(IntEnum):
     IMAGE_MISSING = 14
     IMAGE_BUSY = 15
     HEADER_NOT_AUTHENTIC = 16
+    UNSUITABLE_BLOB = 17
+    HOST_NOT_ALLOWED = 18
     MOUNT_POINT_BUSY = 20
     MOUNT_POINT_MISSING = 21
     NO_FUSE = 22
@@ -80,6 +89,10 @@ class ExitCode(IntEnum):
     ATTESTATION_REFUSED = 31
     NO_REPORT = 32
     KEY_FILE = 33
+    ACCESS_DENIED = 40
+    LEASE_LOST = 41
+    IMAGE_CHANGED = 42
+    TAMPERED = 43
     INTERRUPTED = 130
 
 
@@ -92,7 +105,7 @@ class EncfsError(Exception):
     """
 
     exit_code: ExitCode = ExitCode.INTERNAL
-    part: str = ""  # which of "key", "header", "profile" is at fault when a volume does not open
+    part: str = ""  # which of "key", "header", "profile", "data" is at fault when a volume does not open
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -157,6 +170,49 @@ class ImageBusy(ImageError):
 
 class ReadOnlyDevice(StoreError):
     """A write reached a read-only device."""
+
+
+class Tampered(StoreError):
+    """Data is not what a hash tree or an authentication tag says; it never reaches a reader."""
+
+    exit_code = ExitCode.TAMPERED
+    part = "data"
+
+
+class StoreUnavailable(StoreError):
+    """No answer from the store, or that it is busy: the same request may succeed later.
+
+    Args:
+        retry_after: seconds that the store asks to wait; None when it says nothing.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class AccessDenied(StoreError):
+    """The store does not accept who we are, or what we may do."""
+
+    exit_code = ExitCode.ACCESS_DENIED
+
+
+class ImageChanged(StoreError):
+    """The image was replaced while it was read; nothing was mixed."""
+
+    exit_code = ExitCode.IMAGE_CHANGED
+
+
+class LeaseLost(ReadOnlyDevice):
+    """The blob's lease is gone: another may write now, so we no longer do."""
+
+    exit_code = ExitCode.LEASE_LOST
+
+
+class UnsuitableBlob(ImageError):
+    """A blob of another type than wanted, or of a size that is no volume's."""
+
+    exit_code = ExitCode.UNSUITABLE_BLOB
 
 
 class BadRequest(EncfsError):
@@ -294,6 +350,12 @@ class KeyUnusable(KeyUnavailable):
     """The key cannot become a passphrase."""
 
 
+class HostNotAllowed(UsageError):
+    """A token would have gone to a host that is not on the allow-list; nothing was sent."""
+
+    exit_code = ExitCode.HOST_NOT_ALLOWED
+
+
 class LastKeyslot(UsageError):
     """Removing this keyslot would lock everybody out."""
 
@@ -306,3 +368,12 @@ class Interrupted(EncfsError):
     """A signal ended the command before its work was done; nothing is left behind."""
 
     exit_code = ExitCode.INTERRUPTED
+
+
+def first_error(exc: BaseException) -> EncfsError | None:
+    """The first of our errors in an exception or a group of them."""
+    if isinstance(exc, EncfsError):
+        return exc
+    if isinstance(exc, BaseExceptionGroup):
+        return next((found for part in exc.exceptions if (found := first_error(part))), None)
+    return None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import trio
 
+from encfs.blobs import BlobAccess
 from encfs.errors import FileSystemError, UsageError
 from encfs.exposing import exposed, run_tool
 from encfs.keys import Secret
@@ -19,7 +20,9 @@ from encfs.opening import UnlockOptions, open_volume
 _EXPECTED = ("while changing ownership",)
 
 
-async def extract(image: Path, directory: Path, passphrase: Secret, options: UnlockOptions) -> int:
+async def extract(
+    image: Path | BlobAccess, directory: Path, passphrase: Secret, options: UnlockOptions
+) -> int:
     """Copy everything out; the number of entries.
 
     Raises:

@@ -19,7 +19,7 @@ from typing import Protocol
 import trio
 
 from encfs import mount
-from encfs.errors import FileSystemError, MountPointBusy
+from encfs.errors import FileSystemError, MountPointBusy, ReadOnlyDevice
 
 log = logging.getLogger(__name__)
 
@@ -104,13 +104,19 @@ class KernelFileSystem:
         mount_point, loop = self._mount_point, self._loop
         if mount_point is None or loop is None:
             return
+        lost: ReadOnlyDevice | None = None
         if mount.is_mounted(mount_point):
-            await trio.to_thread.run_sync(mount.sync_file_system, mount_point)
+            try:
+                await trio.to_thread.run_sync(mount.sync_file_system, mount_point)
+            except ReadOnlyDevice as exc:
+                lost = exc  # nothing gets better by staying mounted
             await trio.to_thread.run_sync(mount.unmount, mount_point)
         with trio.move_on_after(_RELEASE_SECONDS):
             while mount.loop_backing_file(loop.number) is not None:
                 await trio.sleep(_POLL_SECONDS)
             self._loop = self._mount_point = None
+            if lost is not None:
+                raise lost
             return
         raise MountPointBusy(
             f"{loop.path}: still in use {_RELEASE_SECONDS} s after unmounting",

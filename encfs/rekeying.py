@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from encfs.block.file import FileDevice
 from encfs.keys import Secret
 from encfs.luks2 import keyslots_edit
 from encfs.luks2.token import KeyToken
@@ -68,7 +69,9 @@ def sign_header(path: Path, passphrase: Secret, options: UnlockOptions) -> None:
 
 
 @contextmanager
-def _editing(path: Path, passphrase: Secret, options: UnlockOptions) -> Iterator[tuple[Image, Unlocked]]:
+def _editing(
+    path: Path, passphrase: Secret, options: UnlockOptions
+) -> Iterator[tuple[Image[FileDevice], Unlocked]]:
     image = open_image(path, options, read_only=False, direct=False)
     try:
         warn(image)
@@ -76,9 +79,10 @@ def _editing(path: Path, passphrase: Secret, options: UnlockOptions) -> Iterator
         with naming(path):
             yield image, unlocked
     finally:
-        image.close()
+        image.close_header()
+        image.source.close()
 
 
-def _store_all(image: Image, edit: keyslots_edit.Edit) -> None:
+def _store_all(image: Image[FileDevice], edit: keyslots_edit.Edit) -> None:
     for write in edit.writes:
         image.header_source.write_durably(write.offset, write.data)

@@ -44,6 +44,14 @@ def keep_heap(warm_bytes: int) -> None:
     _libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)  # large blocks come from the heap, which is kept
     _libc.mallopt(_M_TRIM_THRESHOLD, -1 & 0x7FFFFFFF)
     _libc.mallopt(_M_TOP_PAD, _TOP_PAD)
+    warm_heap(warm_bytes)
+
+
+def warm_heap(warm_bytes: int) -> None:
+    """Take so much heap and give it back to malloc, which keeps it.
+
+    Call when everything is loaded and open: what is loaded later would take it.
+    """
     piece = 1 << 20
     held = [bytearray(piece) for _ in range(warm_bytes // piece)]
     del held
@@ -66,6 +74,11 @@ def lock() -> list[str]:
     refused = []
     if _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE) != 0:
         refused.append("memory is not locked (needs CAP_IPC_LOCK or a higher RLIMIT_MEMLOCK)")
-    if _libc.prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0:
+    if not mark_as_flusher():
         refused.append("not marked as an I/O flusher (needs CAP_SYS_RESOURCE)")
     return refused
+
+
+def mark_as_flusher() -> bool:
+    """Mark the calling thread as one that cleans memory; False when the kernel refuses."""
+    return bool(_libc.prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0) == 0)

@@ -23,21 +23,28 @@ import os
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
 from encfs import mount
+from encfs.blobs import BlobAccess, blob_order
 from encfs.block.file import FileDevice
 from encfs.driverproc import DriverProcess, start_driver
-from encfs.errors import DriverFailed, EncfsError, StoreError
+from encfs.errors import DriverFailed, EncfsError, ReadOnlyDevice, StoreError
 from encfs.filesystem import FileSystem
 from encfs.health import Watch
 from encfs.keys import Secret
-from encfs.volume import SegmentGeometry
+from encfs.volume import BlobOrder, SegmentGeometry, VerityOrder
+
+if TYPE_CHECKING:
+    from encfs.block.blob import BlobDevice
 
 log = logging.getLogger(__name__)
 
 _WATCH_SECONDS = 0.5
+# Of the deadline: so much may one request to a store take, so that a slow store is an error, not a cut-off.
+_STORE_SHARE = 0.6
 
 
 class Phase(StrEnum):
@@ -59,14 +66,30 @@ _NEXT = {
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """An unlocked image: what a session needs to serve it; `for_tools` as in `DriverOrder`."""
+    """An unlocked image: what a session needs to serve it; `for_tools` as in `DriverOrder`.
 
-    source: FileDevice
+    `access` says how the driver reaches the blob that `source` is, `verity` by which hash tree it verifies.
+    """
+
+    source: FileDevice | BlobDevice
     name: str
     segment: SegmentGeometry
     volume_key: Secret
     read_only: bool
     for_tools: bool = False
+    access: BlobAccess | None = None
+    verity: VerityOrder | None = None
+
+    def image(self, deadline: float) -> int | BlobOrder:
+        """What a driver opens: the inherited descriptor, or a blob.
+
+        Args:
+            deadline: seconds after which the driver is cut off; its store has to give up before.
+        """
+        if isinstance(self.source, FileDevice):
+            return self.source.fd
+        assert self.access is not None
+        return blob_order(self.access, self.source, deadline=deadline * _STORE_SHARE)
 
 
 class Session:
@@ -98,13 +121,14 @@ class Session:
         """Start the driver and the watch. Afterwards `data` can be opened."""
         volume = self.volume
         self.driver = await start_driver(
-            volume.source,
+            volume.image(self._deadline),
             volume.name,
             volume.segment,
             volume.volume_key,
             self.device_directory,
             read_only=volume.read_only,
             for_tools=volume.for_tools,
+            verity=volume.verity,
             nursery=nursery,
         )
         self._enter(Phase.DRIVING)
@@ -123,12 +147,19 @@ class Session:
 
         Raises:
             MountPointBusy: files are open; the volume stays mounted and goes on working.
-            StoreError: the driver could not store everything.
+            StoreError: unmounted, but not everything could be stored.
         """
+        lost: ReadOnlyDevice | None = None
         if self.file_system is not None:
-            await self.file_system.unmount()
+            try:
+                await self.file_system.unmount()
+            except ReadOnlyDevice as exc:
+                lost = exc
             self.file_system = None
         await self._stop_driver()
+        if lost is not None:
+            self.failure = lost
+            raise lost
 
     async def _stop_driver(self) -> None:
         if self.phase in (Phase.CLOSED, Phase.FAILED) or self.driver is None:
@@ -181,6 +212,27 @@ class Session:
         self.failure = error
         self._enter(Phase.FAILED)
         self.ended.set()
+
+    def give_up(self, reason: str) -> None:
+        """End the FUSE connection, so that nobody waits any longer: what is not stored by now is lost."""
+        if self.phase in (Phase.CLOSED, Phase.FAILED):
+            return
+        mount.abort_connection(self.device_directory, self._abort)
+        self._fail(StoreError(f"image {self.volume.name}: {reason}"))
+
+    async def let_go(self) -> None:
+        """End the driver although the loop device is still in use, after its file system was shut down.
+
+        Raises:
+            StoreError: the driver could not store everything.
+        """
+        assert self.driver is not None
+        self.file_system = None
+        if self._abort is not None or mount.is_mounted(self.device_directory):
+            await trio.to_thread.run_sync(mount.abort_connection, self.device_directory, self._abort)
+        if mount.is_mounted(self.device_directory):
+            await trio.to_thread.run_sync(self._unmount_device_lazily)
+        await self._stop_driver()
 
     async def clean_up(self) -> None:
         """Leave nothing behind, whatever happened before. Idempotent; raises nothing it can avoid."""

@@ -1,8 +1,8 @@
 """What a driver process needs to know of its volume, and the frame in which it is told.
 
 The frame goes over an inherited pipe: 4 bytes length of the JSON part, the JSON part, 4 bytes length of the
-key, the key (secret), little-endian. The pipe is the only way a key takes; it is never in argv, environment,
-a file or a log.
+key, the key, little-endian. All of it is secret: the JSON part may hold a signature for a blob. The pipe is
+the only way these take; they are never in argv, environment, a file or a log.
 
 Kind: pure
 """
@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
+from encfs.block.cachesettings import CacheSettings
 from encfs.errors import UsageError
 from encfs.keys import Secret
 
@@ -24,29 +25,68 @@ _MAX_KEY = 1 << 10
 
 @dataclass(frozen=True, slots=True)
 class SegmentGeometry:
-    """A LUKS2 crypt segment, resolved: sizes in bytes, `iv_tweak` in 512-byte units."""
+    """A LUKS2 crypt segment, resolved: bytes, `iv_tweak` in 512-byte units; `integrity`: it has tags."""
 
     offset: int
     size: int
     sector_size: int
     iv_tweak: int
+    integrity: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BlobOrder:
+    """A blob to serve from.
+
+    Attributes:
+        url: without signature.
+        bearer: ask for tokens of this machine's identity.
+        client_id: of the managed identity, where there are several.
+        lease_id: under which the supervisor acquired the lease; empty for reading only.
+        etag: of the blob whose header was read.
+        deadline: seconds for one request with all its repetitions.
+        cache: of the volume.
+        sas: signature, secret.
+        environment: settings of identity, allow-list and trust; may be secret.
+    """
+
+    url: str
+    bearer: bool
+    client_id: str
+    lease_id: str
+    etag: str
+    deadline: float
+    cache: CacheSettings
+    sas: str = field(repr=False)
+    environment: dict[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class VerityOrder:
+    """A hash tree to verify the image with: root hash and salt in hex, size of the image in bytes."""
+
+    root: str
+    salt: str
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
 class DriverOrder:
-    """One volume to serve. Descriptors are numbers in the driver process.
+    """One volume to serve, from an open file or from a blob. Descriptors are numbers in the driver process.
 
     `for_tools`: served to programs of e2fsprogs for one command of ours. The kernel may keep plaintext in its
     page cache (see `fuse`), and the driver ends when the command does, even when that is killed.
     """
 
-    image_fd: int
+    image_fd: int | None
     pulse_fd: int
     directory: str
     name: str
     segment: SegmentGeometry
     read_only: bool
     for_tools: bool = False
+    blob: BlobOrder | None = None
+    verity: VerityOrder | None = None
 
 
 def build_frame(order: DriverOrder, volume_key: Secret) -> bytes:
@@ -66,7 +106,12 @@ def read_frame(read_exactly: Callable[[int], bytes]) -> tuple[DriverOrder, Secre
     key = Secret(read_exactly(_length(read_exactly(4), _MAX_KEY)))
     try:
         segment = SegmentGeometry(**head.pop("segment"))
-        return DriverOrder(segment=segment, **head), key
+        blob = head.pop("blob")
+        if blob is not None:
+            blob = BlobOrder(cache=CacheSettings(**blob.pop("cache")), **blob)
+        verity = head.pop("verity")
+        verity = None if verity is None else VerityOrder(**verity)
+        return DriverOrder(segment=segment, blob=blob, verity=verity, **head), key
     except (KeyError, TypeError, AttributeError) as exc:
         raise UsageError("driver order: members missing or unknown") from exc
 

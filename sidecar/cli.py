@@ -133,7 +133,7 @@ def _release(arguments: argparse.Namespace) -> None:
         arguments.kid,
         snp=arguments.snp,
         identity=identity_of(arguments),
-        access_token=_token(read_file(token)) if token else "",
+        access_token=read_file(token).decode("ascii", "replace").strip() if token else "",
         wrapping_bits=arguments.wrapping_bits,
     )
     released = trio.run(release, settings, os.environ)

@@ -172,7 +172,10 @@ def _endpoint(part: JsonObject) -> CertificateEndpoint | None:
 
 def _kind_of_host(address: str) -> EndpointKind:
     """What an address without a type must be: settings older than `endpoint_type` name Azure's cache."""
-    host = urlsplit(address if "//" in address else f"//{address}").hostname or ""
+    try:
+        host = urlsplit(address if "//" in address else f"//{address}").hostname or ""
+    except ValueError:
+        host = ""  # refused where the endpoint is made
     if host.endswith(".amd.com"):
         return EndpointKind.AMD
     return EndpointKind.LOCAL_THIM if host == "169.254.169.254" else EndpointKind.AZURE_CACHE

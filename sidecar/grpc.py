@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import re
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from urllib.parse import quote
@@ -32,6 +32,8 @@ from sidecar.errors import MalformedInput
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE = 256 << 10  # bytes, as the HTTP API; a layer's key options have some thousand
+MAX_DISCARDED = 8 << 20  # bytes of a refused call that are read to their end
+DISCARD_SECONDS = 1.0
 MAX_DEADLINE = 120.0  # seconds, also for callers that set none
 _FRAME = struct.Struct(">BI")
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])", re.ASCII)
@@ -112,25 +114,26 @@ async def _call(
 ) -> None:
     path = bytes(scope["raw_path"]).decode("latin-1")
     endpoint = endpoints.get(path)
-    answering = _Answering(send)
+    answering, messages = _Answering(send), _Messages(receive)
     try:
         if endpoint is None:
             code, words = Code.UNIMPLEMENTED, "no such method"
         else:
-            code, words = await _outcome(path, endpoint, receive, answering, deadline)
+            code, words = await _outcome(path, endpoint, messages, answering, deadline)
             done(path, code)
+        await messages.discard()
         await answering.end(code, words)
     except _Gone:
         log.debug("%s: the caller left early", path[:100])
 
 
 async def _outcome(
-    path: str, endpoint: Endpoint, receive: Receive, answering: _Answering, deadline: float
+    path: str, endpoint: Endpoint, messages: _Messages, answering: _Answering, deadline: float
 ) -> tuple[Code, str]:
     """Answer a call's messages; how it ended."""
     try:
         with trio.fail_after(deadline):
-            await _answer(endpoint, receive, answering)
+            await _answer(endpoint, messages, answering)
     except GrpcError as exc:
         return exc.code, str(exc)
     except MalformedInput as exc:
@@ -145,9 +148,9 @@ async def _outcome(
     return Code.OK, ""
 
 
-async def _answer(endpoint: Endpoint, receive: Receive, answering: _Answering) -> None:
+async def _answer(endpoint: Endpoint, messages: _Messages, answering: _Answering) -> None:
     count = 0
-    async for message in _messages(receive):
+    while (message := await messages.next()) is not None:
         count += 1
         if count > 1 and not endpoint.streaming:
             raise GrpcError(Code.UNIMPLEMENTED, "more than one message in a unary call")
@@ -156,30 +159,57 @@ async def _answer(endpoint: Endpoint, receive: Receive, answering: _Answering) -
         raise GrpcError(Code.INVALID_ARGUMENT, "no message in the call")
 
 
-async def _messages(receive: Receive) -> AsyncIterator[bytes]:
+class _Messages:
     """Messages of the request stream, each once it is whole."""
-    buffer = bytearray()
-    more = True
-    while more:
-        event = await receive()
-        if event["type"] == "http.disconnect":
-            raise _Gone
-        buffer += event.get("body", b"")
-        more = event.get("more_body", False)
-        while len(buffer) >= _FRAME.size:
-            compressed, length = _FRAME.unpack_from(buffer)
-            if compressed:
-                raise GrpcError(Code.UNIMPLEMENTED, "compressed messages are not accepted")
-            if length > MAX_MESSAGE:
-                raise GrpcError(
-                    Code.RESOURCE_EXHAUSTED, f"a message of {length} bytes, at most {MAX_MESSAGE}"
-                )
-            if len(buffer) < _FRAME.size + length:
-                break
-            yield bytes(buffer[_FRAME.size : _FRAME.size + length])
-            del buffer[: _FRAME.size + length]
-    if buffer:
-        raise GrpcError(Code.INVALID_ARGUMENT, "the call ends within a message")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._buffer = bytearray()
+        self._more = True
+
+    async def next(self) -> bytes | None:
+        """The next message; None once the stream ended between two.
+
+        Raises:
+            GrpcError: too long, compressed, or cut.
+        """
+        while (end := self._end()) is None:
+            if not self._more:
+                if self._buffer:
+                    raise GrpcError(Code.INVALID_ARGUMENT, "the call ends within a message")
+                return None
+            event = await self._receive()
+            if event["type"] == "http.disconnect":
+                raise _Gone
+            self._buffer += event.get("body", b"")
+            self._more = event.get("more_body", False)
+        message = bytes(self._buffer[_FRAME.size : end])
+        del self._buffer[:end]
+        return message
+
+    async def discard(self) -> None:
+        """Read the rest of the stream, within bounds: a caller that still sends would see no status."""
+        left = MAX_DISCARDED
+        self._buffer.clear()
+        with trio.move_on_after(DISCARD_SECONDS):
+            while self._more and left > 0:
+                event = await self._receive()
+                if event["type"] == "http.disconnect":
+                    raise _Gone
+                left -= len(event.get("body", b""))
+                self._more = event.get("more_body", False)
+
+    def _end(self) -> int | None:
+        """Where the first message ends; None while it is not whole."""
+        if len(self._buffer) < _FRAME.size:
+            return None
+        compressed, length = _FRAME.unpack_from(self._buffer)
+        if compressed:
+            raise GrpcError(Code.UNIMPLEMENTED, "compressed messages are not accepted")
+        if length > MAX_MESSAGE:
+            raise GrpcError(Code.RESOURCE_EXHAUSTED, f"a message of {length} bytes, at most {MAX_MESSAGE}")
+        end = _FRAME.size + int(length)
+        return None if len(self._buffer) < end else end
 
 
 class _Answering:

@@ -18,7 +18,10 @@ from sidecar.errors import HostNotAllowed, MalformedInput
 
 ALLOWED_VARIABLE = "SIDECAR_ALLOWED_HOSTS"
 HSM_VARIABLE = "SIDECAR_MANAGED_HSM_HOSTS"
-_HOST = re.compile(r"(?=.{1,253}(?::|\Z))[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::[1-9][0-9]{0,4})?", re.ASCII)
+_HOST = re.compile(
+    r"(?=.{1,253}(?::|\Z))[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::(?P<port>[1-9][0-9]{0,4}))?", re.ASCII
+)
+_LAST_PORT = 65535
 
 
 class ServiceKind(StrEnum):
@@ -27,6 +30,7 @@ class ServiceKind(StrEnum):
     AUTHORITY = "attestation authority"
     VAULT = "vault"
     MANAGED_HSM = "managed HSM"
+    BLOB = "blob account"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +40,22 @@ class Cloud:
     authority: str
     vault: str
     managed_hsm: str
+    blob: str
 
 
 # Spec: Azure documentation, endpoints of the public, China and US Government clouds.
 CLOUDS = (
-    Cloud(".attest.azure.net", ".vault.azure.net", ".managedhsm.azure.net"),
-    Cloud(".attest.azure.cn", ".vault.azure.cn", ".managedhsm.azure.cn"),
-    Cloud(".attest.azure.us", ".vault.usgovcloudapi.net", ".managedhsm.usgovcloudapi.net"),
+    Cloud(".attest.azure.net", ".vault.azure.net", ".managedhsm.azure.net", ".blob.core.windows.net"),
+    Cloud(".attest.azure.cn", ".vault.azure.cn", ".managedhsm.azure.cn", ".blob.core.chinacloudapi.cn"),
+    Cloud(
+        ".attest.azure.us",
+        ".vault.usgovcloudapi.net",
+        ".managedhsm.usgovcloudapi.net",
+        ".blob.core.usgovcloudapi.net",
+    ),
 )
+# Spec: Azure Storage, authorize with Microsoft Entra ID: one audience for all accounts of all clouds.
+STORAGE_AUDIENCE = "https://storage.azure.com"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +104,10 @@ class Hosts:
         is_hsm = name in self.managed_hsm or ("managedhsm" in name and not is_vault)
         return self._checked(text, ServiceKind.MANAGED_HSM if is_hsm else ServiceKind.VAULT)
 
+    def blob(self, text: str) -> Host:
+        """Check a blob account before a token is sent to it; see `_checked`."""
+        return self._checked(text, ServiceKind.BLOB)
+
     def _checked(self, text: str, kind: ServiceKind) -> Host:
         """Parse and check a host.
 
@@ -116,6 +132,8 @@ class Hosts:
                 f"{kind} {name}: not a host of Azure's, wanted a name ending in one of {suffixes}",
                 hint=f"to use another service, list its host in {ALLOWED_VARIABLE}; nothing was sent",
             )
+        if kind is ServiceKind.BLOB:
+            return Host(name, kind, STORAGE_AUDIENCE)
         return Host(name, kind, "https://" + _suffix(cloud or CLOUDS[0], kind)[1:])
 
 
@@ -126,7 +144,8 @@ def parse_host(text: str) -> str:
         MalformedInput: anything else.
     """
     name = text.strip().lower()
-    if not _HOST.fullmatch(name) or ".." in name:
+    match = _HOST.fullmatch(name)
+    if match is None or ".." in name or int(match["port"] or 1) > _LAST_PORT:
         hint = "leave out https:// and the path" if "/" in name else ""
         raise MalformedInput(f"host {text[:100]!r}: wanted a name like myvault.vault.azure.net", hint=hint)
     return name
@@ -137,6 +156,7 @@ def _suffix(cloud: Cloud, kind: ServiceKind) -> str:
         ServiceKind.AUTHORITY: cloud.authority,
         ServiceKind.VAULT: cloud.vault,
         ServiceKind.MANAGED_HSM: cloud.managed_hsm,
+        ServiceKind.BLOB: cloud.blob,
     }[kind]
 
 

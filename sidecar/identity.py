@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ import trio
 
 from sidecar.config import ANY_IDENTITY, IdentityKind, IdentitySettings, parse_identity_kind
 from sidecar.errors import IdentityError, MalformedInput
+from sidecar.http import CA_VARIABLE
 from sidecar.jose import parse_jws, payload_object
 
 if TYPE_CHECKING:
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 IDENTITY_VARIABLE = "SIDECAR_IDENTITY"
 MARGIN_SECONDS = 300
+MAX_TOKEN = 16 << 10  # characters
+# Spec: RFC 6750 section 2.1 has fewer; nothing here could end the header it is sent in.
+_TOKEN = re.compile(rf"[!-~]{{1,{MAX_TOKEN}}}")
 _WORKLOAD = ("AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_FEDERATED_TOKEN_FILE")
 _DEADLINE = 120
 # Spec: Azure documentation, authentication endpoints of the clouds.
@@ -84,9 +89,20 @@ class TokenSource(Protocol):
 
 
 class GivenToken:
-    """The caller's own token, used for whatever audience."""
+    """The caller's own token, used for whatever audience.
+
+    Args:
+        text: secret.
+
+    Raises:
+        MalformedInput: characters that no token has, or too many; nothing of it is in the error.
+    """
 
     def __init__(self, text: str) -> None:
+        if not _TOKEN.fullmatch(text):
+            raise MalformedInput(
+                f"access token of {len(text)} characters: wanted 1 to {MAX_TOKEN}, printable ASCII, no space"
+            )
         self._token = AccessToken(text)
 
     async def access_token(self, audience: str) -> AccessToken:
@@ -216,7 +232,10 @@ def describe_token(token: AccessToken) -> str:
 def _login_host(environ: Mapping[str, str]) -> str:
     """Host of the token authority, from AZURE_AUTHORITY_HOST with or without scheme."""
     text = environ.get("AZURE_AUTHORITY_HOST") or _LOGIN_HOSTS[0]
-    return urlsplit(text if "//" in text else f"//{text}").hostname or ""
+    try:
+        return urlsplit(text if "//" in text else f"//{text}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _credential(
@@ -226,12 +245,14 @@ def _credential(
 
     # Looking an authority up at the public cloud only works, and only makes sense, for Azure's own.
     private = _login_host(environ) not in _LOGIN_HOSTS
+    # Such an authority has a certificate of the configured CA, which the library must be told.
+    verify = {"connection_verify": ca} if private and (ca := environ.get(CA_VARIABLE)) else {}
     if kind is IdentityKind.WORKLOAD:
-        return identity.WorkloadIdentityCredential(disable_instance_discovery=private)
+        return identity.WorkloadIdentityCredential(disable_instance_discovery=private, **verify)
     if kind is IdentityKind.CLI:
         return identity.AzureCliCredential()
     if kind is IdentityKind.ENVIRONMENT:
-        return identity.EnvironmentCredential(disable_instance_discovery=private)
+        return identity.EnvironmentCredential(disable_instance_discovery=private, **verify)
     if settings.client_id:
         return identity.ManagedIdentityCredential(client_id=settings.client_id)
     ids = {"object_id": settings.object_id, "resource_id": settings.resource_id}

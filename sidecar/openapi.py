@@ -9,12 +9,23 @@ from __future__ import annotations
 
 from sidecar.strictjson import JsonObject
 
+# The last character of a part group has unused bits, which must be zero.
+_GROUPS = "(?:{0}{{4}})*(?:{0}[AQgw](?:==)?|{0}{{2}}[AEIMQUYcgkosw048]=?)?"
 _BASE64 = {
     "type": "string",
-    "minLength": 1,
+    "pattern": f"^(?:{_GROUPS.format('[A-Za-z0-9+/]')}|{_GROUPS.format('[A-Za-z0-9_-]')})$",
+    "minLength": 2,
+    "maxLength": 87384,
     "description": "Base64 of 1 to 65536 bytes: standard or URL-safe alphabet, with or without padding.",
 }
-_HOST = {"type": "string", "minLength": 1, "maxLength": 253, "description": "Host name, without https://"}
+_PORT = "6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3}"
+_HOST = {
+    "type": "string",
+    "pattern": rf"^[A-Za-z0-9]+(?:(?:-+|\.)[A-Za-z0-9]+)*(?::(?:{_PORT}))?$",
+    "maxLength": 253,
+    "description": "Host name, with a port where it is not 443, without https://",
+    "examples": ["name.vault.azure.net"],
+}
 
 
 def document(version: str) -> JsonObject:
@@ -138,8 +149,17 @@ def _token() -> JsonObject:
 
 
 def _release() -> JsonObject:
-    name = {"type": "string", "pattern": "^[0-9A-Za-z-]{1,127}(/[0-9a-f]{32})?$"}
-    token = {"type": ["string", "null"], "description": "Access token for the vault, of the caller's own."}
+    name = {
+        "type": "string",
+        "pattern": "^[0-9A-Za-z-]{1,127}(?:/[0-9a-f]{32})?$",
+        "description": "Key name, or name/version.",
+    }
+    token = {
+        "type": ["string", "null"],
+        "pattern": "^[!-~]*$",
+        "maxLength": 16384,
+        "description": "Access token for the vault, of the caller's own.",
+    }
     return _object({"maa_endpoint": _HOST, "akv_endpoint": _HOST, "kid": name}, {"access_token": token})
 
 

@@ -1,11 +1,9 @@
 """The HTTP server: the only user of hypercorn.
 
 Strategy: sockets are bound here, so a caller knows its port before the application exists and a Unix socket
-gets its mode before anyone can connect; hypercorn serves them on trio. Life span events are answered here,
-applications need not know them.
-
-Connections of a Unix socket are accepted here rather than by hypercorn, which has no place for who is asking:
-the application finds the peer's credentials in the scope.
+gets its mode before anyone can connect. Connections are accepted here and each is handed to hypercorn's trio
+server, for two reasons: the application finds the credentials of a Unix socket's peer in the scope, and what
+a client makes fail in there ends its own connection and not the server.
 
 Rules: TCP only on loopback addresses; nothing is logged but errors; `task_status` reports when connections
 are accepted; cancelling the task stops at once, setting `shutdown` lets open requests finish first.
@@ -27,7 +25,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hypercorn.trio
 import trio
 from hypercorn.config import Config
 from hypercorn.trio.tcp_server import TCPServer
@@ -35,7 +32,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState, Framework
 from hypercorn.utils import wrap_app
 
-from sidecar.asgi import PEER, AsgiApp, Receive, Scope, Send
+from sidecar.asgi import PEER, AsgiApp
 from sidecar.errors import UsageError
 from sidecar.web import Peer
 
@@ -167,34 +164,28 @@ async def serve_asgi(
         app: ASGI application; it sees HTTP requests only.
         host, port: where to listen when no sockets are given.
         sockets: bound sockets, which this call takes over and closes.
-        tls: from `server_tls`, or None for plain HTTP.
+        tls: from `server_tls`, or None for plain HTTP; Unix sockets are always plain.
         task_status: told the addresses once connections are accepted.
     """
     bound = list(sockets) or [bind_loopback(host, port)]
-    config = _settings(tls)
-    local = [one for one in bound if one.family == socket.AF_UNIX]
-    config.bind = [f"fd://{one.detach()}" for one in bound if one.family != socket.AF_UNIX]
-    async with trio.open_nursery() as nursery:
-        addresses: list[str] = []
-        if config.bind:
-            serve = partial(
-                hypercorn.trio.serve,
-                _with_lifespan(app),
-                config,
-                mode="asgi",
-                shutdown_trigger=None if shutdown is None else shutdown.wait,
+    connections = _Connections(app, _settings(tls))
+    listeners = [_listener(one, tls) for one in bound]
+    async with trio.open_nursery() as serving:
+        async with trio.open_nursery() as accepting:
+            accepting.start_soon(
+                partial(trio.serve_listeners, connections.serve, listeners, handler_nursery=serving)
             )
-            addresses += await nursery.start(serve)
-        for one in local:
-            addresses.append(await nursery.start(_serve_unix, app, one, config, shutdown))
-        task_status.started(addresses)
+            task_status.started([_address(one, tls) for one in bound])
+            await (trio.Event() if shutdown is None else shutdown).wait()
+            accepting.cancel_scope.cancel()
+        await connections.finish()
+        serving.cancel_scope.deadline = trio.current_time() + GRACE
 
 
 def _settings(tls: ssl.SSLContext | None) -> _ServerConfig:
     config = _ServerConfig()
     config.tls = tls
     config.errorlog = _log
-    config.backlog = BACKLOG
     config.include_server_header = False
     config.alpn_protocols = ["http/1.1"]
     config.read_timeout = READ_TIMEOUT
@@ -202,61 +193,65 @@ def _settings(tls: ssl.SSLContext | None) -> _ServerConfig:
     return config
 
 
-async def _serve_unix(
-    app: AsgiApp,
-    bound: socket.socket,
-    config: _ServerConfig,
-    shutdown: trio.Event | None,
-    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """`serve_asgi` for one Unix socket."""
+def _listener(
+    bound: socket.socket, tls: ssl.SSLContext | None
+) -> trio.SocketListener | trio.SSLListener[trio.SocketStream]:
     bound.listen(BACKLOG)
-    listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound))
-    context = WorkerContext(None)
+    plain = trio.SocketListener(trio.socket.from_stdlib_socket(bound))
+    if tls is None or bound.family == socket.AF_UNIX:
+        return plain
+    return trio.SSLListener(plain, tls, https_compatible=True)
 
-    async def connection(stream: trio.SocketStream) -> None:
+
+def _address(bound: socket.socket, tls: ssl.SSLContext | None) -> str:
+    if bound.family == socket.AF_UNIX:
+        return f"unix:{os.fsdecode(bound.getsockname())}"
+    host, port = bound.getsockname()[:2]
+    return f"{'http' if tls is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+class _Connections:
+    """The connections of one server, each on its own: what breaks one touches no other."""
+
+    def __init__(self, app: AsgiApp, config: _ServerConfig) -> None:
+        self._app = app
+        self._config = config
+        self._context = WorkerContext(None)
+
+    async def serve(self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> None:
+        """Serve one connection to its end."""
         try:
-            peer = _peer(stream.socket)
-        except OSError as exc:
-            # Nobody is served whom we do not know.
-            _log.info("a connection without credentials: %s", exc)
-            await stream.aclose()
-            return
-        framework = wrap_app(_with_peer(app, peer), 0, "asgi")
-        # The listener hands out plain streams only; the annotation there is of TLS.
-        await TCPServer(framework, config, context, ConnectionState({}), stream)  # type: ignore[arg-type]
+            peer = _peer(stream)
+            framework = wrap_app(_with_peer(self._app, peer), 0, "asgi")
+            # hypercorn serves plain streams as well; its annotation is of TLS only.
+            await TCPServer(framework, self._config, self._context, ConnectionState({}), stream)  # type: ignore[arg-type]
+        except Exception as exc:
+            # A frame for a stream that was answered already, say, is a KeyError in there.
+            _log.info("a connection ended by %s", type(exc).__name__)
+            _log.debug("its cause", exc_info=True)
+            await trio.aclose_forcefully(stream)
 
-    async with trio.open_nursery() as connections:
-        async with trio.open_nursery() as accepting:
-            accepting.start_soon(
-                partial(trio.serve_listeners, connection, [listener], handler_nursery=connections)
-            )
-            task_status.started(f"unix:{os.fsdecode(bound.getsockname())}")
-            await (trio.Event() if shutdown is None else shutdown).wait()
-            accepting.cancel_scope.cancel()
-        await context.terminated.set()
-        connections.cancel_scope.deadline = trio.current_time() + GRACE
+    async def finish(self) -> None:
+        """Take no more requests: idle connections close, the others after their answer."""
+        await self._context.terminated.set()
 
 
-def _peer(connected: trio.socket.SocketType) -> Peer:
-    """Who connected, as the kernel noted it at that time."""
-    return Peer(*_UCRED.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
+def _peer(stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> Peer | None:
+    """Who connected to a Unix socket, as the kernel noted it at that time; None for TCP.
+
+    Raises:
+        OSError: the kernel does not say, so nobody is served there.
+    """
+    if not isinstance(stream, trio.SocketStream) or stream.socket.family != socket.AF_UNIX:
+        return None
+    return Peer(*_UCRED.unpack(stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
 
 
-def _with_peer(app: AsgiApp, peer: Peer) -> Framework:
+def _with_peer(app: AsgiApp, peer: Peer | None) -> Framework:
     async def whole(scope: Any, receive: Any, send: Any) -> None:
-        scope["extensions"][PEER] = peer
+        if peer is not None:
+            scope["extensions"][PEER] = peer
         await _http_only(app, scope, receive, send)
-
-    return whole
-
-
-def _with_lifespan(app: AsgiApp) -> Framework:
-    async def whole(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-        else:
-            await _http_only(app, scope, receive, send)
 
     return whole
 
@@ -270,12 +265,4 @@ async def _http_only(app: AsgiApp, scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "websocket.close"})
 
 
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        kind = (await receive())["type"]
-        await send({"type": f"{kind}.complete"})
-        if kind == "lifespan.shutdown":
-            return
-
-
-__all__ = ["Scope", "bind_both", "bind_loopback", "bind_unix", "serve_asgi", "server_tls"]
+__all__ = ["bind_both", "bind_loopback", "bind_unix", "serve_asgi", "server_tls"]

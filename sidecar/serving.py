@@ -29,6 +29,7 @@ from sidecar.server import bind_both, bind_loopback, bind_unix, serve_asgi
 from sidecar.services import open_services
 
 MAX_BODY = 256 << 10  # bytes: 64 KiB of runtime data in base64, and room
+FIRST_CHECK_SECONDS = 10.0  # after which `/status` says "starting" instead of nobody answering
 IDENTITY_PATIENCE = 30.0  # seconds the first token may be waited for
 
 
@@ -103,7 +104,8 @@ async def serve(
             attester = Attester(guest, keys, reuse_seconds=settings.reuse_seconds)
             app = App(guest, services, attester, keys, settings.allowed)
             provider = key_provider(app, key_directory=options.key_directory)
-            await app.check_ready()
+            with trio.move_on_after(FIRST_CHECK_SECONDS):
+                await app.check_ready()
             async with trio.open_nursery() as background:
                 background.start_soon(keys.keep_making)
                 background.start_soon(app.keep_ready)

@@ -23,7 +23,7 @@ MAY_IMPORT = {
 # Third-party library -> the modules that may import it.
 HOMES = {
     "pyfuse3": {"encfs.fuse"},
-    "httpx": {"sidecar.http", "encfs.block.blob"},
+    "httpx": {"sidecar.http", "encfs.block.blobhttp"},
     "tenacity": {"sidecar.http", "encfs.block.retry"},
     "azure": {"sidecar.identity"},
     "hypercorn": {"sidecar.server"},

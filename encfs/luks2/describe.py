@@ -11,15 +11,22 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+from encfs import cipher
+from encfs.errors import LayoutError
+from encfs.integrity.layout import new_layout
 from encfs.luks2 import token as tokens
 from encfs.luks2.create import area_size
 from encfs.luks2.fields import printable
 from encfs.luks2.kdf import Argon2, Kdf
 from encfs.luks2.layout import data_digest, free_gaps, keyslot_areas
-from encfs.luks2.metadata import MAX_OBJECTS
+from encfs.luks2.metadata import INTEGRITY, MAX_OBJECTS
 from encfs.luks2.unlock import Header
 
 _PRIORITIES = {None: "normal", 0: "only when named", 1: "normal", 2: "first"}
+_ENGINES = {
+    "compiled": "compiled, one call a request",
+    "python": "pure Python, slow: the package was installed without a compiler",
+}
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 LABEL_WIDTH = 14  # columns of the names on the left
 
@@ -53,7 +60,10 @@ class KeyslotSummary:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Everything `encfs info` shows; sizes and offsets in bytes."""
+    """Everything `encfs info` shows; sizes and offsets in bytes.
+
+    `engine` says what encrypts on this machine (`encfs.cipher`); all else is in the header.
+    """
 
     format: str
     uuid: str
@@ -66,6 +76,7 @@ class Summary:
     image_size: int
     detached_header: bool
     cipher: str
+    integrity: str
     key_bits: int
     sector_size: int
     iv_tweak: int
@@ -80,6 +91,7 @@ class Summary:
     flags: tuple[str, ...]
     header_regions: tuple[Region, ...]
     warnings: tuple[str, ...]
+    engine: str
 
 
 def describe(header: Header, image_size: int, *, width: int = 80) -> str:
@@ -113,6 +125,7 @@ def summarise(header: Header, image_size: int) -> Summary:
         image_size=image_size,
         detached_header=header.detached,
         cipher=segment.cipher,
+        integrity=INTEGRITY if segment.integrity else "",
         key_bits=segment.key_size * 8,
         sector_size=segment.sector_size,
         iv_tweak=segment.iv_tweak,
@@ -127,6 +140,7 @@ def summarise(header: Header, image_size: int) -> Summary:
         flags=metadata.config.flags or (),
         header_regions=_header_regions(header),
         warnings=header.warnings,
+        engine=cipher.ENGINE,
     )
 
 
@@ -209,6 +223,8 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         ("uuid", summary.uuid),
         ("label", _shown(summary.label) or "(none)"),
         ("cipher", f"{summary.cipher}, key of {key}, sectors of {summary.sector_size} bytes"),
+        ("protection", _protection(summary)),
+        ("engine", _ENGINES[summary.engine]),
         ("image", f"{human_size(summary.image_size)} ({summary.image_size} bytes)"),
         ("data", data + (", to the end of the image" if summary.data_to_end else "")),
         ("header", f"{mac}; sequence id {summary.sequence_id}, {_copies(summary)}"),
@@ -220,6 +236,20 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     if summary.tokens:
         facts.append(("tokens", ", ".join(_shown(token) for token in summary.tokens)))
     return facts
+
+
+def _protection(summary: Summary) -> str:
+    if not summary.integrity:
+        return "encryption only: a changed or older sector is not noticed"
+    try:
+        size, block_size = summary.data_size, summary.sector_size
+        inside = new_layout(size, device_size=summary.image_size, block_size=block_size).size
+    except LayoutError:
+        return f"{summary.integrity}, in a segment too small for it"
+    cost = 1 - inside / summary.data_size
+    return (
+        f"{summary.integrity} over every sector, {cost:.2%} of the data's room: a changed sector is an error"
+    )
 
 
 def _copies(summary: Summary) -> str:

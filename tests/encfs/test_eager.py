@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 
@@ -10,7 +11,8 @@ import pytest
 import trio
 import trio.testing
 
-from encfs.eager import EagerWait, eager_trio
+from encfs import eager
+from encfs.eager import EagerLock, EagerWait, eager_trio
 
 
 @pytest.fixture
@@ -50,9 +52,116 @@ async def test_looks_on_only_when_nothing_else_waits(pipe: tuple[int, int], busy
     assert (time.perf_counter() - start >= 0.2) == spins
 
 
+@pytest.fixture
+def no_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scope that is cancelled already ends a wait where it would sleep, not before it looks."""
+    monkeypatch.setattr(eager, "TURN_SECONDS", 60)
+
+
+@pytest.mark.usefixtures("no_turns")
+async def test_looks_on_less_and_less_while_it_is_in_vain(pipe: tuple[int, int]) -> None:
+    wait = EagerWait(lambda: False, spin=0.02)
+
+    async def looked() -> bool:
+        start = time.perf_counter()
+        with trio.move_on_after(0):
+            await wait(pipe[0])
+        return time.perf_counter() - start >= 0.02
+
+    assert [await looked() for _ in range(12)] == [n in (0, 2, 6) for n in range(12)]
+
+
+@pytest.mark.usefixtures("no_turns")
+async def test_looks_on_again_once_it_pays(pipe: tuple[int, int]) -> None:
+    wait = EagerWait(lambda: False, spin=0.05)
+    with trio.move_on_after(0):
+        await wait(pipe[0])  # in vain
+    with trio.move_on_after(0):
+        await wait(pipe[0])  # let pass
+    timer = threading.Timer(0.01, os.write, (pipe[1], b"x"))
+    timer.start()
+    await wait(pipe[0])
+    timer.join()
+    os.read(pipe[0], 1)
+    start = time.perf_counter()
+    with trio.move_on_after(0):
+        await wait(pipe[0])
+    assert time.perf_counter() - start >= 0.05
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_other_tasks_run_although_there_is_always_something(pipe: tuple[int, int], busy: bool) -> None:
+    """Within a millisecond; at once when a request waits for something that the loop may bring."""
+    os.write(pipe[1], b"x")
+    wait = EagerWait(lambda: busy)
+    ran = trio.Event()
+
+    async def other() -> None:
+        ran.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        end = time.perf_counter() + 1
+        calls = 0
+        while not ran.is_set():
+            await wait(pipe[0])
+            calls += 1
+            assert time.perf_counter() < end, "the other task starved"
+    assert (calls <= 2) == busy  # trio shuffles tasks that are ready in the same turn
+
+
+class TestLock:
+    async def test_free_is_taken_without_letting_others_run(self) -> None:
+        lock, ran = EagerLock(), trio.Event()
+
+        async def other() -> None:
+            ran.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other)
+            for _ in range(100):
+                async with lock:
+                    pass
+            assert not ran.is_set()
+
+    async def test_one_at_a_time_and_nobody_is_forgotten(self) -> None:
+        lock = EagerLock()
+        inside, done = 0, 0
+
+        async def work() -> None:
+            nonlocal inside, done
+            for _ in range(20):
+                async with lock:
+                    inside += 1
+                    assert inside == 1
+                    await trio.lowlevel.checkpoint()
+                    inside -= 1
+            done += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(work)
+        assert done == 5
+
+    async def test_a_cancelled_waiter_leaves_the_queue(self) -> None:
+        lock = EagerLock()
+        async with trio.open_nursery() as nursery, lock:
+
+            async def wait() -> None:
+                async with lock:
+                    raise AssertionError("was cancelled while it waited")
+
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        async with lock:
+            pass
+
+
 def test_the_stand_in_is_trio_otherwise() -> None:
     wait = EagerWait(lambda: False)
     stand_in = eager_trio(wait)
     assert stand_in.lowlevel.wait_readable is wait
-    assert stand_in.Lock is trio.Lock
+    assert stand_in.Lock is EagerLock
+    assert stand_in.open_nursery is trio.open_nursery
     assert stand_in.lowlevel.notify_closing is trio.lowlevel.notify_closing

@@ -7,13 +7,14 @@ has no such excuse: there the same test fails.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from guest import parts
 
-from fakes import registry
+from fakes import azurite, registry
 
 
 def _fuse() -> str:
@@ -36,11 +37,17 @@ def _kernel() -> str:
     return f"no guest kernel: missing {', '.join(parts.missing())}" if parts.missing() else ""
 
 
+def _azurite() -> str:
+    if shutil.which("node") is None:
+        return "no Node.js; scripts/install-azurite brings it"
+    return "" if azurite.MAIN.is_file() else "Azurite is not installed; run scripts/install-azurite"
+
+
 def _registry() -> str:
     return f"not installed: {registry.missing()}" if registry.missing() else ""
 
 
-NEEDS = {"registry": _registry, "fuse": _fuse, "root": _root, "kernel": _kernel}
+NEEDS = {"azurite": _azurite, "registry": _registry, "fuse": _fuse, "root": _root, "kernel": _kernel}
 
 
 def refuse_lacking(markers: Iterable[str], *, ci: bool) -> None:

@@ -45,24 +45,6 @@ async def services_of(cloud: Client) -> AsyncIterator[tuple[Services, dict[str, 
         yield services, environ
 
 
-@pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The software processor says loudly what it is; that is not an accident here."""
-    import logging
-
-    logging.getLogger("sidecar.snp.device").setLevel(logging.ERROR)
-    yield
-    logging.getLogger("sidecar.snp.device").setLevel(logging.NOTSET)
-
-
-@pytest.fixture
-async def here(cloud: Client, monkeypatch: pytest.MonkeyPatch) -> Client:
-    """A cloud whose environment is the process's own, because azure-identity reads it there."""
-    for name, value in cloud.cloud.environment.items():
-        monkeypatch.setenv(name, value)
-    return cloud
-
-
 async def test_release(here: Client) -> None:
     await imported(here, **{HOST_DATA: NO_POLICY})
     environ = here.cloud.environment
@@ -112,7 +94,7 @@ async def test_a_stranger_is_refused_before_a_token_is_fetched(here: Client) -> 
         assert not services.tokens._tokens  # type: ignore[attr-defined]
 
 
-async def test_the_token_is_verified_here(start_cloud: Any) -> None:
+async def test_the_token_is_verified_here(start_cloud: Any, quiet: None) -> None:
     """An authority whose clock is off issues tokens that we refuse, although it signed them."""
     async with start_cloud(faults=("maa:clock=-90000",)) as cloud, services_of(cloud) as (services, environ):
         guest = await open_guest(services.http, environ)

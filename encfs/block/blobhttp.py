@@ -1,0 +1,266 @@
+"""Requests to one blob over httpx: bounded in time and size, authorised, answers checked or turned to errors.
+
+Strategy: httpx's transport is used without its client, because a client's cookies, redirects, proxies and
+authentication flows are what must not happen here, and cost a third of the time of a small request. A body
+that is read goes straight into the caller's buffer.
+
+Rules: no redirect is followed, no proxy used; every attempt has a deadline; a token that the store does not
+accept is dropped and asked for again once; a body that is shorter or longer than announced is an error that
+may be repeated. Nothing is retried here: who knows what is safe to repeat decides (`retry`).
+
+The only user of httpx in this package.
+
+Kind: adapter
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import Protocol, TypeAlias
+
+import httpx
+import trio
+
+from encfs.block.blobcodec import API_VERSION, parse_error, parse_retry_after
+from encfs.block.blobfail import refusal
+from encfs.block.bloburl import BlobUrl
+from encfs.block.device import Buffer
+from encfs.errors import StoreError, StoreUnavailable
+
+Transport: TypeAlias = httpx.AsyncBaseTransport
+MAX_SMALL_BODY = 64 << 10
+ATTEMPT_SECONDS = 30.0
+_CONNECT_SECONDS = 5.0
+_CONNECTIONS = 32
+# Shorter than what servers allow an idle connection, so that we rarely meet one that is being closed.
+_IDLE_SECONDS = 4.0
+_KEPT_TARGETS = 16
+_PIECE = 128 << 10
+
+
+class BlobTokens(Protocol):
+    """Bearer tokens for the blob service."""
+
+    async def token(self) -> str:
+        """A token, secret; kept until shortly before it expires.
+
+        Raises:
+            EncfsError: none could be had.
+        """
+        ...
+
+    def forget(self) -> None:
+        """Drop a token that was not accepted."""
+        ...
+
+    def expires_at(self) -> int:
+        """When the token at hand expires, Unix seconds; 0 when there is none or it is not known."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A success: header names are lower case; `body` is empty when it went into the caller's buffer."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class _Pieces(httpx.AsyncByteStream):
+    """A body sent in pieces: layers below copy what they send, and must not need memory for all of it."""
+
+    def __init__(self, body: Buffer) -> None:
+        self._body = memoryview(body)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self._body), _PIECE):
+            # Sent as it is, and any buffer can be.
+            yield self._body[start : start + _PIECE]  # type: ignore[misc]
+
+
+class BlobHttp:
+    """All requests to one blob.
+
+    Args:
+        url: the blob; its signature goes with every request.
+        tokens: where bearer tokens come from; None for none.
+        tls: what the server's certificate must lead to; None for the system's roots.
+        transport: replaces the network, for tests.
+        attempt_seconds: how long one attempt may take.
+    """
+
+    def __init__(
+        self,
+        url: BlobUrl,
+        *,
+        tokens: BlobTokens | None = None,
+        tls: ssl.SSLContext | None = None,
+        transport: Transport | None = None,
+        attempt_seconds: float = ATTEMPT_SECONDS,
+    ) -> None:
+        self.url = url
+        self.attempt_seconds = attempt_seconds
+        self._tokens = tokens
+        self._transport = transport or httpx.AsyncHTTPTransport(
+            verify=tls or ssl.create_default_context(),
+            trust_env=False,
+            limits=httpx.Limits(
+                max_connections=_CONNECTIONS,
+                max_keepalive_connections=_CONNECTIONS,
+                keepalive_expiry=_IDLE_SECONDS,
+            ),
+        )
+        self._targets: dict[str, httpx.URL] = {}
+        timeout = {
+            "connect": _CONNECT_SECONDS,
+            "read": attempt_seconds,
+            "write": attempt_seconds,
+            "pool": None,
+        }
+        self._extensions = {"timeout": timeout}
+
+    @property
+    def token_expiry(self) -> int:
+        """When the bearer token at hand expires, Unix seconds; 0 without one."""
+        return 0 if self._tokens is None else self._tokens.expires_at()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._transport.aclose()
+
+    async def send(
+        self,
+        method: str,
+        query: str = "",
+        *,
+        headers: Mapping[str, str],
+        doing: str,
+        body: Buffer = b"",
+        into: memoryview | None = None,
+        max_body: int = MAX_SMALL_BODY,
+    ) -> Reply:
+        """One request, once; the second time only to renew a token.
+
+        Args:
+            method: upper case.
+            query: like `comp=page`, without the signature.
+            headers: besides version, length and authorisation.
+            doing: for messages, as in "reading 4096 bytes at 0".
+            body: bytes to send.
+            into: takes the body of a success, which must fill it.
+            max_body: bound of any other body.
+
+        Raises:
+            StoreUnavailable: no answer in time, a broken one, or one that says to try later.
+            AccessDenied, ImageMissing, ImageBusy, ImageChanged, LeaseLost, StoreError: see `blobfail`.
+        """
+        reply = await self._attempt(method, query, headers, doing, body, into, max_body)
+        if reply.status == 401 and self._tokens is not None:
+            self._tokens.forget()
+            reply = await self._attempt(method, query, headers, doing, body, into, max_body)
+        if not 200 <= reply.status < 300:
+            error = parse_error(reply.status, reply.headers, reply.body)
+            raise refusal(error, self.url.name, doing=doing, retry_after=parse_retry_after(reply.headers))
+        return reply
+
+    async def _attempt(
+        self,
+        method: str,
+        query: str,
+        headers: Mapping[str, str],
+        doing: str,
+        body: Buffer,
+        into: memoryview | None,
+        max_body: int,
+    ) -> Reply:
+        # Outside the deadline of the attempt: fetching a token has a deadline of its own.
+        lines = await self._header_lines(headers, len(body))
+        request = httpx.Request(
+            method,
+            self._target(query),
+            headers=lines,
+            stream=_Pieces(body),
+            extensions=self._extensions,
+        )
+        try:
+            with trio.fail_after(self.attempt_seconds):
+                return await self._exchange(request, doing, into, max_body)
+        except trio.TooSlowError:
+            message = f"image {self.url.name}: {doing}: no answer within {self.attempt_seconds:g} s"
+            raise StoreUnavailable(message, hint="the store is slow, or the network is cut") from None
+        except httpx.TransportError as exc:
+            words = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
+            message = f"image {self.url.name}: {doing}: {words}"
+            if _is_certificate_refused(exc):  # asking again would not make a stranger trusted
+                raise StoreError(message, hint="SIDECAR_CA_FILE names further roots to trust") from exc
+            raise StoreUnavailable(message, hint="check the address and the network") from exc
+
+    async def _exchange(
+        self, request: httpx.Request, doing: str, into: memoryview | None, max_body: int
+    ) -> Reply:
+        response = await self._transport.handle_async_request(request)
+        try:
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            success = 200 <= response.status_code < 300
+            if into is not None and success:
+                await self._fill(response, into, doing)
+                return Reply(response.status_code, headers, b"")
+            data = bytearray()
+            if request.method != "HEAD":
+                async for part in response.stream:  # type: ignore[union-attr]
+                    data += part
+                    if len(data) > max_body:
+                        raise StoreError(f"image {self.url.name}: {doing}: an answer over {max_body} bytes")
+            return Reply(response.status_code, headers, bytes(data))
+        finally:
+            with trio.CancelScope(shield=True), trio.move_on_after(1):
+                await response.aclose()
+
+    async def _fill(self, response: httpx.Response, into: memoryview, doing: str) -> None:
+        done = 0
+        async for part in response.stream:  # type: ignore[union-attr]
+            if done + len(part) > len(into):
+                raise StoreUnavailable(
+                    f"image {self.url.name}: {doing}: a body over {len(into)} bytes, wanted exactly that"
+                )
+            into[done : done + len(part)] = part
+            done += len(part)
+        if done != len(into):
+            raise StoreUnavailable(
+                f"image {self.url.name}: {doing}: a body of {done} bytes, wanted {len(into)}"
+            )
+
+    def _target(self, query: str) -> httpx.URL:
+        """The address with a query; parsed once a query, because parsing costs more than sending."""
+        found = self._targets.get(query)
+        if found is None:
+            whole = "&".join(part for part in (query, self.url.sas) if part)
+            found = httpx.URL(str(self.url) + (f"?{whole}" if whole else ""))
+            if len(self._targets) < _KEPT_TARGETS:
+                self._targets[query] = found
+        return found
+
+    async def _header_lines(self, headers: Mapping[str, str], length: int) -> list[tuple[str, str]]:
+        lines = [
+            ("host", self.url.host),
+            ("accept", "*/*"),
+            ("accept-encoding", "identity"),
+            ("x-ms-version", API_VERSION),
+            ("x-ms-date", formatdate(usegmt=True)),
+            ("content-length", str(length)),
+            *headers.items(),
+        ]
+        if self._tokens is not None:
+            lines.append(("authorization", f"Bearer {await self._tokens.token()}"))
+        return lines
+
+
+def _is_certificate_refused(exc: BaseException) -> bool:
+    seen: BaseException | None = exc
+    while seen is not None and not isinstance(seen, ssl.SSLCertVerificationError):
+        seen = seen.__cause__ or seen.__context__
+    return seen is not None

@@ -1,0 +1,65 @@
+"""Azurite, Microsoft's blob emulator, as a process of a test run: loopback, in memory, ended by its id."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fakes.blobservice import BlobService
+
+MAIN = (
+    Path(__file__).parent.parent
+    / "azurite"
+    / "node_modules"
+    / "azurite"
+    / "dist"
+    / "src"
+    / "blob"
+    / "main.js"
+)
+ACCOUNT = "volumes"
+_LISTENS = re.compile(r"listens on (http://127\.0\.0\.1:[0-9]+)")
+
+
+@contextmanager
+def azurite(folder: Path) -> Iterator[BlobService]:
+    """Run one for as long as the block runs.
+
+    Args:
+        folder: where it may leave what it must.
+    """
+    key = base64.b64encode(os.urandom(32)).decode()
+    flags = ["--inMemoryPersistence", "--disableTelemetry", "--skipApiVersionCheck", "--silent"]
+    place = ["--blobHost", "127.0.0.1", "--blobPort", "0"]
+    process = subprocess.Popen(
+        ["node", str(MAIN), *flags, *place],
+        env={"PATH": os.environ["PATH"], "HOME": str(folder), "AZURITE_ACCOUNTS": f"{ACCOUNT}:{key}"},
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        said = ""
+        while (match := _LISTENS.search(said)) is None:
+            line = process.stdout.readline()
+            assert line, f"azurite ended with {process.wait(10)}: {said}"
+            said += line
+        service = BlobService(f"{match.group(1)}/{ACCOUNT}", ACCOUNT, key)
+        service.make_container()
+        yield service
+    finally:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(5)
+        process.stdout.close()
