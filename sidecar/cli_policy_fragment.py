@@ -1,7 +1,7 @@
 """Commands on fragments: `policy fragment` with its actions, and `policy testchain`.
 
-Strategy: without an action, `fragment` makes one, with the option names of `az confcom acifragmentgen`. What is
-written is public, except the test chain's key.
+Strategy: without an action, `fragment` makes one, with the option names of `az confcom acifragmentgen`.
+What is written is public, except the test chain's key.
 
 Kind: entry
 """
@@ -184,8 +184,9 @@ def _text(arguments: argparse.Namespace) -> bytes:
 def _entries_of_images(arguments: argparse.Namespace) -> list[Mapping[str, object]]:
     """The containers of --image and --input, merged with their images as for a policy."""
     from sidecar.cli_policy_inputs import images_of
-    from sidecar.policy.containers_merge import MergeOptions, merge
+    from sidecar.policy.generate import GenerateOptions, container_entries
     from sidecar.policy.generate_sources import config_source, image_source
+    from sidecar.policy.rego import Versions
 
     if not arguments.image and not arguments.input:
         return []
@@ -193,20 +194,13 @@ def _entries_of_images(arguments: argparse.Namespace) -> list[Mapping[str, objec
     if arguments.debug_mode:
         print("sidecar: warning: debug mode: whoever reaches the host may open a shell", file=sys.stderr)
     images = images_of(source, arguments)
-    return [
-        merge(
-            spec,
-            images[spec.image],
-            MergeOptions(
-                scenario=group.scenario,
-                debug=arguments.debug_mode,
-                stdio=not arguments.disable_stdio,
-                omit_id=arguments.omit_id,
-            ),
-        ).to_json()
-        for group in source.groups
-        for spec in group.containers
-    ]
+    options = GenerateOptions(
+        debug=arguments.debug_mode,
+        stdio=not arguments.disable_stdio,
+        omit_id=arguments.omit_id,
+        versions=Versions(framework=arguments.framework_version),
+    )
+    return [entry.to_json() for group in source.groups for entry in container_entries(group, images, options)]
 
 
 def _entries_of_policy(

@@ -27,7 +27,7 @@ def add_actions(actions: Commands) -> None:
     _add_inspect(actions)
 
 
-# -- verify, inspect ------------------------------------------------------------------------------
+# -- verify --------------------------------------------------------------------------------------
 
 
 def _add_verify(actions: Commands) -> None:
