@@ -3,7 +3,7 @@
 Why shared memory: the supervisor must see that a driver is wedged at the very moment when neither may
 allocate memory, and without touching the mount (which would wedge the supervisor too).
 
-Layout, u64 each in the machine's byte order: beats (grows while the event loop runs), requests begun, requests
+Layout, u64 each in the machine's byte order: beats (grows while the event loop runs), requests begun and
 ended; and of a volume with a cache: requests that its store answered, bytes not stored, number of the last
 write accepted, number up to which all are stored, puts that failed; and of a blob: the lease (0 none, 1 held,
 2 lost), when the store's token expires in Unix seconds (0 for no token).
