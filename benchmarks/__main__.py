@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -33,6 +34,8 @@ def main() -> None:
         sys.exit(f"missing programs; as root: apt-get install {' '.join(missing)}")
     if os.geteuid() != 0:
         sys.exit("run as root: loop devices and mounts")
+    # Ended from outside, it unmounts everything all the same.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("interrupted"))
     samples = compare(arguments)
     text = report.markdown(samples, _today(), machine(), _method(arguments))
     print(text)

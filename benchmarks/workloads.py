@@ -84,10 +84,11 @@ def drop_caches() -> None:
 
 def random_io(file: Path, load: Load, kind: str, *options: str) -> float:
     """Requests of 4 KiB a second, by fio."""
+    runtime = f"{round(load.seconds * 1000)}ms"
     # fmt: off
     output = run(
         "fio", "--name=random", f"--filename={file}", f"--size={load.mebibytes}M", f"--rw={kind}",
-        "--bs=4k", "--ioengine=psync", "--time_based", f"--runtime={load.seconds}", "--randrepeat=0",
+        "--bs=4k", "--ioengine=psync", "--time_based", f"--runtime={runtime}", "--randrepeat=0",
         "--norandommap", "--group_reporting", "--output-format=json", *options,
     )
     # fmt: on

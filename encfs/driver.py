@@ -10,7 +10,6 @@ Kind: entry
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
@@ -42,11 +41,10 @@ log = logging.getLogger("encfs.driver")
 
 # Working buffers: one per worker, and two more. A request holds at most two at once, so one can always go on.
 _BUFFERS = fuse.WORKERS + 2
-# Request buffers of libfuse and copies of writes that pyfuse3 makes: one of each per worker, and slack, also
-# for what a client of a store allocates and frees again while it sends and receives.
-_WARM_HEAP = (2 * fuse.WORKERS + 2) * fuse.MAX_REQUEST
+# Request buffers of libfuse and pyfuse3's copies of writes: one of each per worker; the rest is for what a
+# client of a store allocates and frees again.
+_WARM_HEAP = (2 * fuse.WORKERS + 4) * fuse.MAX_REQUEST
 _BEAT_SECONDS = 0.5
-_NICE = -10
 
 
 def main() -> None:
@@ -58,7 +56,6 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     residency.forbid_dumps()
     residency.keep_heap(0)
-    _go_first()
     try:
         order, key = read_frame(_read_exactly)
         trio.run(_serve, order, key)
@@ -83,16 +80,6 @@ def _read_exactly(length: int) -> bytes:
     if len(data) != length:
         raise EncfsError(f"driver order: ends after {len(data)} bytes, wanted {length}")
     return data
-
-
-def _go_first() -> None:
-    """Ask for more than our share of a busy processor, as the kernel's own block threads do.
-
-    Whoever waits for the volume waits for this process, so a program that only computes should not get in
-    between. Where it is refused (no CAP_SYS_NICE), the volume is slower on a busy machine, and nothing else.
-    """
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, _NICE)
 
 
 async def _serve(order: DriverOrder, key: Secret) -> None:
@@ -153,6 +140,8 @@ async def _open_source(order: DriverOrder, pulse: Pulse, background: trio.Nurser
 
 
 async def _open_blob(order: BlobOrder, pulse: Pulse, background: trio.Nursery) -> BlockDevice:
+    # httpx loads its own command line, and a terminal library with it where one is installed: 6 MiB.
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
     # Twelve megabytes that a local image need not load.
     from encfs.blobs import open_ordered
     from encfs.block.cache import serve_cache

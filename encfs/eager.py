@@ -1,12 +1,13 @@
-"""Waits for the next FUSE request without going to sleep when it is there already, or about to be.
+"""Waits for the next FUSE request without the event loop's way to sleep, when it is there or about to be.
 
 pyfuse3 takes a lock and arms epoll before every request. Under load the next request has usually arrived
 while the last one was served, and a reader that asks for one block after the other sends its next request
-within microseconds of the reply: looking first, and looking on for a moment, saves a sleep and a wake-up each
-time. When nothing comes within that moment the process sleeps as usual, so an idle driver costs nothing.
-Looking on pays only while answers are fast: each time it was in vain, the next chances are let pass, twice as
-many as the time before. So a driver spends next to nothing on it where readers are slow, or where others want
-the processor.
+within microseconds of the reply: looking first, and then sleeping on this one descriptor for a moment, saves
+what trio needs to arm, sleep and find the task to wake. When nothing comes within that moment the process
+sleeps as usual.
+
+Sleeping, not looking on: reader, loop device and driver often share one processor, and a driver that looks on
+keeps it from those it waits for.
 
 Fairness: a turn of the event loop costs about as much as serving 4 KiB, so it is not taken for every request.
 It is taken at once when another request waits for something (its answer may be what the loop would bring),
@@ -24,60 +25,40 @@ from types import SimpleNamespace, TracebackType
 
 import trio
 
-# Longer than a request of 4 KiB takes to come back from the page cache's side, shorter than a scheduler tick.
-SPIN_SECONDS = 60e-6
+# Longer than a request takes to come back from the other side; a timer that late harms nobody.
+LINGER_SECONDS = 200e-6
 TURN_SECONDS = 1e-3
-# After so many vain looks in a row, one wait in 64 looks on.
-_MAX_DOUBLINGS = 6
 
 
 class EagerWait:
-    """`trio.lowlevel.wait_readable` for one descriptor, looking before it sleeps.
+    """`trio.lowlevel.wait_readable` for one descriptor, without the event loop for a moment.
 
     Args:
-        busy: whether a request is being served; then other work waits for the event loop, and nothing spins.
-        spin: seconds to look on; 0 looks once.
+        busy: whether a request is being served; then other work waits for the loop, and nothing lingers.
+        linger: seconds to sleep on the descriptor alone; 0 only looks.
     """
 
-    def __init__(self, busy: Callable[[], bool], *, spin: float = SPIN_SECONDS) -> None:
+    def __init__(self, busy: Callable[[], bool], *, linger: float = LINGER_SECONDS) -> None:
         self._busy = busy
-        self._spin = spin
+        self._linger = linger
         self._poll = select.poll()
         self._fd: int | None = None
         self._turn_at = time.perf_counter() + TURN_SECONDS
-        self._vain = 0  # looks in a row that saw nothing
-        self._pass = 0  # chances still to let pass
 
     async def __call__(self, fd: int) -> None:
         """Return when `fd` is readable; cancellable, but not a checkpoint when it is readable at once."""
         if fd != self._fd:
             self._fd = fd
             self._poll.register(fd, select.POLLIN)
-        now = time.perf_counter()
-        busy = self._busy()
-        if busy or now >= self._turn_at:
+        if self._busy() or time.perf_counter() >= self._turn_at:
             await trio.lowlevel.checkpoint()
-            now = time.perf_counter()
-            self._turn_at = now + TURN_SECONDS
+            self._turn_at = time.perf_counter() + TURN_SECONDS
         if self._poll.poll(0):
             return
-        if self._spin and not self._busy() and self._look_on(now + self._spin):
+        if self._linger and not self._busy() and any(select.select((fd,), (), (), self._linger)):
             return
         await trio.lowlevel.wait_readable(fd)
         self._turn_at = time.perf_counter() + TURN_SECONDS
-
-    def _look_on(self, end: float) -> bool:
-        """Look until `end`, if that paid lately; whether the descriptor is readable."""
-        if self._pass:
-            self._pass -= 1
-            return False
-        while time.perf_counter() < end:
-            if self._poll.poll(0):
-                self._vain = 0
-                return True
-        self._vain = min(self._vain + 1, _MAX_DOUBLINGS)
-        self._pass = (1 << self._vain) - 1
-        return False
 
 
 class EagerLock:

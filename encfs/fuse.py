@@ -27,7 +27,7 @@ import trio
 from encfs.block.buffers import BufferPool
 from encfs.block.device import BlockDevice
 from encfs.eager import EagerWait, eager_trio
-from encfs.errors import BadRequest, EncfsError, FuseUnavailable, ReadOnlyDevice
+from encfs.errors import BadRequest, EncfsError, FuseUnavailable, ReadOnlyDevice, Tampered
 from encfs.health import Pulse
 
 log = logging.getLogger(__name__)
@@ -139,6 +139,8 @@ class DataFile(pyfuse3.Operations):
                 await self._device.read_into(off, view)
             return cast(bytes, view)
         except Exception as exc:
+            if isinstance(exc, Tampered):
+                self._pulse.tell_tampered()
             raise _as_errno(exc, "read", off, length) from exc
         finally:
             self._pulse.end()

@@ -31,7 +31,7 @@ _PR_SET_DUMPABLE = 4
 _PR_SET_IO_FLUSHER = 57
 
 _THREAD_STACK = 512 << 10
-_TOP_PAD = 8 << 20
+_TOP_PAD = 1 << 20
 
 
 def keep_heap(warm_bytes: int) -> None:

@@ -38,9 +38,8 @@ from encfs.block.retry import DEADLINE, Retry
 from encfs.errors import ImageBusy, ImageError, StoreError, UnsuitableBlob
 from encfs.opening import UnlockOptions, open_place
 from encfs.progress import progress
+from encfs.upload_pieces import ZEROS, not_zero, pieces_of
 
-_GRAIN = 64 << 10  # zeros shorter than this are sent: another request would cost more
-_ZEROS = bytes(MAX_PUT)
 # The shortest there is: a try that is killed keeps the next one waiting for no longer than that.
 _LEASE_SECONDS = 15
 _AGAIN_SECONDS = 1.0
@@ -93,6 +92,10 @@ class _Work:
     options: UploadOptions
     done: Uploaded
     seen: list[tuple[int, int]] = field(default_factory=list)
+
+    def skipped(self, length: int) -> None:
+        """A hole of the file."""
+        self.done.zero += length
 
     async def read(self, offset: int, length: int) -> bytes:
         return await trio.to_thread.run_sync(self.source.read_exactly, offset, length)
@@ -223,7 +226,7 @@ async def _send_pages(put: BlobPut, work: _Work) -> None:
     async def send(offset: int, length: int) -> None:
         data = memoryview(await work.read(offset, length))
         work.done.zero += length
-        for start, end in _not_zero(data):
+        for start, end in not_zero(data):
             if is_there(offset + start, offset + end):
                 work.done.resumed += end - start
             else:
@@ -233,37 +236,7 @@ async def _send_pages(put: BlobPut, work: _Work) -> None:
 
     label = f"uploading to {put.http.url.name}"
     async with progress(label, lambda: work.done.done, work.size, show=work.options.progress):
-        await work.each(_pieces(work.source.fd, work.size, work.done), send)
-
-
-def _pieces(fd: int, size: int, done: Uploaded) -> Iterator[tuple[int, int]]:
-    """Pieces of at most 4 MiB, on multiples of it, that are no holes of the file; holes count as zero."""
-    at = 0
-    while at < size:
-        try:
-            start = os.lseek(fd, at, os.SEEK_DATA)
-        except OSError:  # a hole up to the end
-            done.zero += size - at
-            return
-        start = max(at, start - start % MAX_PUT)
-        done.zero += start - at
-        at = min(start + MAX_PUT, size)
-        yield start, at - start
-
-
-def _not_zero(data: memoryview) -> Iterator[tuple[int, int]]:
-    """The parts of a piece that are not zero, in grains, neighbours together."""
-    start = None
-    for at in range(0, len(data), _GRAIN):
-        grain = data[at : at + _GRAIN]
-        if grain == _ZEROS[: len(grain)]:
-            if start is not None:
-                yield start, at
-            start = None
-        elif start is None:
-            start = at
-    if start is not None:
-        yield start, len(data)
+        await work.each(pieces_of(work.source.fd, work.size, work.skipped), send)
 
 
 # -- block blobs ----------------------------------------------------------------------------------
@@ -307,7 +280,7 @@ async def _send_blocks(put: BlobPut, work: _Work) -> tuple[list[str], str]:
                 name = base64.b64encode(hashlib.sha256(data).digest()).decode()
                 names[index], is_new = name, kept.get(name) != len(data)
                 kept[name] = len(data)
-            if data == _ZEROS[: len(data)] and not is_new:
+            if data == ZEROS[: len(data)] and not is_new:
                 work.done.zero += len(data)
             elif not is_new:
                 work.done.resumed += len(data)
@@ -355,10 +328,19 @@ async def _compare(device: BlobDevice, access: BlobAccess, work: _Work) -> None:
             )
         work.done.verified += length
 
-    pieces = ((at, min(MAX_PUT, work.size - at)) for at in range(0, work.size, MAX_PUT))
+    def pieces() -> Iterator[tuple[int, int]]:
+        """What holds data here or there; where both have a hole, both are zero."""
+        here = {at for at, _ in pieces_of(work.source.fd, work.size, lambda _: None)}
+        for at in range(0, work.size, MAX_PUT):
+            length = min(MAX_PUT, work.size - at)
+            if at in here or not device.is_hole(at, length):
+                yield at, length
+            else:
+                work.done.verified += length
+
     label = f"verifying {access.url.name}"
     async with progress(label, lambda: work.done.verified, work.size, show=work.options.progress):
-        await work.each(pieces, compare)
+        await work.each(pieces(), compare)
 
 
 def _exists(access: BlobAccess, found: BlobProperties) -> ImageError:

@@ -61,6 +61,7 @@ log = logging.getLogger(__name__)
 
 _TURNS = 4  # how often a write may find that something changed under it before it is the retry layer's turn
 _MAX_LISTS = 64
+_ZEROS = memoryview(bytes(256 << 10))
 
 
 class BlobDevice:
@@ -121,11 +122,15 @@ class BlobDevice:
     async def read_into(self, offset: int, buffer: memoryview) -> None:
         check_request(self, offset, len(buffer))
         start, end = self._holes.data_in(offset, len(buffer))
-        for first, last in ((offset, start), (end, offset + len(buffer))):
-            if first < last:
-                buffer[first - offset : last - offset] = bytes(last - first)
+        _zero(buffer[: start - offset])
+        _zero(buffer[end - offset :])
         if start < end:
             await self._fetch(start, buffer[start - offset : end - offset], checked=self._checked)
+
+    def is_hole(self, offset: int, length: int) -> bool:
+        """Whether a range was never written: it reads as zeros, and nobody is asked."""
+        start, end = self._holes.data_in(offset, length)
+        return start == end
 
     async def _fetch(self, offset: int, buffer: memoryview, *, checked: bool) -> None:
         doing = f"reading {len(buffer)} bytes at {offset}"
@@ -353,3 +358,10 @@ async def _find_holes(http: BlobHttp, properties: BlobProperties, lease: Lease |
             return holes
         query = f"comp=pagelist&marker={quote(found.marker, safe='')}"
     return HoleMap(properties.size, full=True)
+
+
+def _zero(view: memoryview) -> None:
+    """Fill with zeros, taking no memory for it."""
+    for start in range(0, len(view), len(_ZEROS)):
+        part = view[start : start + len(_ZEROS)]
+        part[:] = _ZEROS[: len(part)]

@@ -22,7 +22,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,6 +31,7 @@ import trio
 from sidecar.errors import UsageError
 from sidecar.local.bloblease import Lease
 from sidecar.local.blobranges import RangeSet
+from sidecar.local.blobrecord import BlobRecord
 
 T = TypeVar("T")
 _SCHEMA = """
@@ -41,34 +42,6 @@ create table if not exists counters (name text primary key, value integer not nu
 """
 _PUNCH = 0x01 | 0x02  # <linux/falloc.h>: KEEP_SIZE and PUNCH_HOLE
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-@dataclass(frozen=True, slots=True)
-class BlobRecord:
-    """One blob without its content.
-
-    Attributes:
-        kind: `PageBlob` or `BlockBlob`; empty for a block blob that has only uncommitted blocks.
-        etag: grows with every change.
-        modified: Unix seconds.
-        file: name of its content.
-        blocks: committed ones of a block blob, identifier and length.
-    """
-
-    container: str
-    name: str
-    kind: str
-    size: int
-    etag: int
-    modified: float
-    created: float
-    file: str
-    sequence: int = 0
-    content_type: str = "application/octet-stream"
-    content_md5: str = ""
-    metadata: dict[str, str] = field(default_factory=dict)
-    blocks: tuple[tuple[str, int], ...] = ()
-    lease: Lease = Lease()  # noqa: RUF009 - frozen
 
 
 class BlobStore:
@@ -124,6 +97,12 @@ class BlobStore:
             del values[name]
         row = (record.container, record.name, json.dumps(values))
         self._db.execute("insert or replace into blobs values (?, ?, ?)", row)
+
+    def touched(self, record: BlobRecord, now: float) -> BlobRecord:
+        """Save a change of a blob: it has a new ETag then."""
+        changed = replace(record, etag=self.next_etag(), modified=now)
+        self.save(changed)
+        return changed
 
     def delete(self, record: BlobRecord) -> None:
         """Forget a blob and its content."""

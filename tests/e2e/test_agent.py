@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with local_cloud(tmp_path_factory.mktemp("cloud")) as environment:
+    with local_cloud(tmp_path_factory.mktemp("cloud")) as (environment, _):
         yield environment
 
 

@@ -43,50 +43,28 @@ async def test_is_cancelled_while_asleep(pipe: tuple[int, int]) -> None:
     assert scope.cancelled_caught
 
 
-@pytest.mark.parametrize(("busy", "spins"), [(True, False), (False, True)])
-async def test_looks_on_only_when_nothing_else_waits(pipe: tuple[int, int], busy: bool, spins: bool) -> None:
-    wait = EagerWait(lambda: busy, spin=0.2)
-    start = time.perf_counter()
-    with trio.move_on_after(0):
-        await wait(pipe[0])
-    assert (time.perf_counter() - start >= 0.2) == spins
-
-
-@pytest.fixture
-def no_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A scope that is cancelled already ends a wait where it would sleep, not before it looks."""
+@pytest.mark.parametrize(("busy", "lingers"), [(True, False), (False, True)])
+async def test_lingers_only_when_nothing_else_waits(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch, busy: bool, lingers: bool
+) -> None:
+    # Without a turn, a scope that is cancelled already ends the wait where it would sleep for good.
     monkeypatch.setattr(eager, "TURN_SECONDS", 60)
-
-
-@pytest.mark.usefixtures("no_turns")
-async def test_looks_on_less_and_less_while_it_is_in_vain(pipe: tuple[int, int]) -> None:
-    wait = EagerWait(lambda: False, spin=0.02)
-
-    async def looked() -> bool:
-        start = time.perf_counter()
-        with trio.move_on_after(0):
-            await wait(pipe[0])
-        return time.perf_counter() - start >= 0.02
-
-    assert [await looked() for _ in range(12)] == [n in (0, 2, 6) for n in range(12)]
-
-
-@pytest.mark.usefixtures("no_turns")
-async def test_looks_on_again_once_it_pays(pipe: tuple[int, int]) -> None:
-    wait = EagerWait(lambda: False, spin=0.05)
-    with trio.move_on_after(0):
-        await wait(pipe[0])  # in vain
-    with trio.move_on_after(0):
-        await wait(pipe[0])  # let pass
-    timer = threading.Timer(0.01, os.write, (pipe[1], b"x"))
-    timer.start()
-    await wait(pipe[0])
-    timer.join()
-    os.read(pipe[0], 1)
+    wait = EagerWait(lambda: busy, linger=0.2)
     start = time.perf_counter()
     with trio.move_on_after(0):
         await wait(pipe[0])
-    assert time.perf_counter() - start >= 0.05
+    assert (time.perf_counter() - start >= 0.2) == lingers
+
+
+async def test_lingering_sleeps_and_ends_with_the_first_byte(pipe: tuple[int, int]) -> None:
+    wait = EagerWait(lambda: False, linger=20)
+    timer = threading.Timer(0.2, os.write, (pipe[1], b"x"))
+    timer.start()
+    start, used = time.perf_counter(), time.thread_time()
+    await wait(pipe[0])
+    assert time.perf_counter() - start < 10
+    assert time.thread_time() - used < 0.1
+    timer.join()
 
 
 @pytest.mark.parametrize("busy", [False, True])

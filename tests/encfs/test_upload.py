@@ -25,7 +25,8 @@ from encfs.errors import (
     StoreUnavailable,
     UnsuitableBlob,
 )
-from encfs.upload import Uploaded, UploadOptions, upload
+from encfs.upload import UploadOptions, upload
+from encfs.upload_pieces import not_zero, pieces_of
 
 MIB = 1 << 20
 Send = Callable[..., "object"]
@@ -171,14 +172,14 @@ async def test_what_cannot_be_uploaded(service: BlobService, tmp_path: Path, ima
 
 
 def test_pieces_and_zeros(image: Path) -> None:
-    done = Uploaded("", "", 12 * MIB)
+    holes: list[int] = []
     fd = os.open(image, os.O_RDONLY)
     try:
-        pieces = list(uploading._pieces(fd, 12 * MIB, done))
+        pieces = list(pieces_of(fd, 12 * MIB, holes.append))
     finally:
         os.close(fd)
     assert all(offset % (4 * MIB) == 0 for offset, _ in pieces)
-    assert done.zero + sum(length for _, length in pieces) == 12 * MIB
+    assert sum(holes) + sum(length for _, length in pieces) == 12 * MIB
     data = memoryview(bytes(64 << 10) + b"x" + bytes((64 << 10) - 1) + bytes(64 << 10) + b"y" * 512)
-    assert list(uploading._not_zero(data)) == [(64 << 10, 128 << 10), (192 << 10, (192 << 10) + 512)]
-    assert list(uploading._not_zero(memoryview(bytes(1000)))) == []
+    assert list(not_zero(data)) == [(64 << 10, 128 << 10), (192 << 10, (192 << 10) + 512)]
+    assert list(not_zero(memoryview(bytes(1000)))) == []

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import itertools
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
@@ -33,6 +34,7 @@ class BlobService:
         key: base64, of the account; signs everything here.
         tls: trusts the service's certificate, which `ca_file` leads to.
         environment: what clients need to be told.
+        kill: ends the service without warning, where it is a process of its own.
     """
 
     base: str
@@ -41,6 +43,7 @@ class BlobService:
     tls: ssl.SSLContext | None = None
     ca_file: str = ""
     environment: dict[str, str] = field(default_factory=dict)
+    kill: Callable[[], None] | None = None
 
     def sas(self, permissions: str = "racwdl", *, life: timedelta = timedelta(hours=1)) -> str:
         """A signature for the whole account."""

@@ -16,7 +16,10 @@ from sidecar.local.blobs import ACCOUNT
 
 @contextmanager
 def local_blobs(directory: Path, snp_directory: Path, *faults: str) -> Iterator[BlobService]:
-    """Run a cloud in a box; its blob service, with the container that is there from the start."""
+    """Run a cloud in a box; its blob service, with the container that is there from the start.
+
+    A second one with the same directories continues the first; `service.kill` ends one as a crash does.
+    """
     words = [f"--fault={fault}" for fault in faults]
     words += [f"--directory={directory}", f"--snp-directory={snp_directory}"]
     process = subprocess.Popen(
@@ -34,7 +37,9 @@ def local_blobs(directory: Path, snp_directory: Path, *faults: str) -> Iterator[
         ca_file = environment["SIDECAR_CA_FILE"]
         tls = ssl.create_default_context(cafile=ca_file)
         key = account_key(directory)
-        yield BlobService(environment["BLOB_ENDPOINT"], ACCOUNT, key, tls, ca_file, environment)
+        service = BlobService(environment["BLOB_ENDPOINT"], ACCOUNT, key, tls, ca_file, environment)
+        service.kill = process.kill
+        yield service
     finally:
         process.terminate()
         try:

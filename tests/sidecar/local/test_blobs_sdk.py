@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -32,6 +33,7 @@ from azure.storage.blob import (
     generate_blob_sas,
 )
 from fakes.blobservice import BlobService
+from fakes.localblobs import local_blobs
 from fakes.localcloud import Client
 
 T = TypeVar("T")
@@ -230,6 +232,27 @@ def test_signatures(service: BlobService) -> None:
     with make(service, service.sas(), "nothing") as owner, pytest.raises(ResourceNotFoundError) as missing:
         owner.download_blob()
     assert code(missing) == (404, "BlobNotFound")
+
+
+def test_what_was_answered_survives_a_crash(tmp_path: Path) -> None:
+    """The process is killed in the middle of writes; content, ETag, lease and blocks are there again."""
+    place = (tmp_path / "cloud", tmp_path / "snp")
+    guid = "01234567-89ab-cdef-0123-456789abcdef"
+    with local_blobs(*place) as service:
+        name = service.page_blob(size=8 * MIB)
+        service.lease(name, "acquire", x_ms_proposed_lease_id=guid, x_ms_lease_duration="-1")
+        for index in range(20):
+            answer = service.put_page(name, index * 8192, bytes([index + 1]) * 4096, x_ms_lease_id=guid)
+        assert service.kill is not None
+        service.kill()
+    with local_blobs(*place) as again:
+        assert again.base == service.base
+        found = again.properties(name)
+        assert (found["etag"], found["x-ms-lease-state"]) == (answer.headers["etag"], "leased")
+        wanted = b"".join(bytes([i + 1]) * 4096 + bytes(4096) for i in range(20))
+        assert again.content(name) == wanted + bytes(8 * MIB - len(wanted))
+        with make(again, again.sas(), name) as client:
+            assert pages(client) == [(i * 8192, i * 8192 + 4095) for i in range(20)]
 
 
 async def blocking(call: Callable[[], T]) -> T:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sidecar.errors import UsageError
 from sidecar.local.bloblease import INFINITE, Lease
 from sidecar.local.blobranges import RangeSet
-from sidecar.local.blobstore import BlobRecord, BlobStore
+from sidecar.local.blobrecord import BlobRecord
+from sidecar.local.blobstore import BlobStore
 
 STEPS = st.lists(st.tuples(st.booleans(), st.integers(0, 60), st.integers(0, 20)), max_size=30)
 
