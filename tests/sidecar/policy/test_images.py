@@ -88,6 +88,20 @@ async def test_docker_archive_that_links_to_a_layer(tmp_path: Path, environ: dic
     assert await hashes(path, environ) == [PLAIN]
 
 
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+async def test_docker_archive_of_compressed_layers(
+    tmp_path: Path, environ: dict[str, str], kind: str
+) -> None:
+    files = docker_files([plain(), every_type()], {}, [])
+    packed = {name: compress(data, kind) if name.endswith("tar") else data for name, data in files.items()}
+    assert await hashes(write_archive(tmp_path / "image.tar", packed), environ) == [PLAIN, EVERY]
+    layer = next(name for name in files if name.endswith("tar"))
+    packed[layer] = compress(every_type(), kind)
+    environ["XDG_CACHE_HOME"] = str(tmp_path / "another")
+    with pytest.raises(DigestMismatch, match="layer 0, uncompressed: digest"):
+        await hashes(write_archive(tmp_path / "other.tar", packed), environ)
+
+
 async def test_platform_is_chosen(tmp_path: Path, environ: dict[str, str]) -> None:
     blobs = Blobs()
     other = blobs.image([(every_type(), "")], architecture="arm64")
