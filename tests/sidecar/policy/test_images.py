@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from fakes.oci_images import (
     write_archive,
     write_folder,
 )
+from fakes.registry import run_registry
 
 from sidecar.errors import DigestMismatch, LayerRejected, MalformedInput, SidecarError, UsageError
 from sidecar.policy.image import ImageConfig
@@ -409,11 +411,27 @@ async def test_store_of_buildah(tmp_path: Path, content: Path, environ: dict[str
         assert await hashes(tmp_path / other, environ) == root_hashes(stored)
     with pytest.raises(UsageError, match="no image nothing; it names localhost/base:1, localhost/team/app:1"):
         await hashes(f"containers-storage:[vfs@{buildah.root}]nothing", environ)
+    with run_registry(tmp_path / "registry") as registry:
+        buildah.push("localhost/team/app:1", f"docker://{registry.host}/team/app:1")
+        environ["XDG_CACHE_HOME"] = str(tmp_path / "pushed")
+        assert await hashes(f"{registry.host}/team/app:1", environ) == root_hashes(stored)
+    with_overlay = as_overlay(buildah.root, tmp_path / "overlay")
+    environ["XDG_CACHE_HOME"] = str(tmp_path / "overlaid")
+    assert await hashes(f"containers-storage:[{with_overlay}]team/app:1", environ) == root_hashes(stored)
     for copy in buildah.root.glob("vfs/dir/*/usr/lib/more"):
         copy.write_text("MORE")
     environ["XDG_CACHE_HOME"] = str(tmp_path / "another")
     with pytest.raises(DigestMismatch, match="layer 1"):
         await hashes(f"containers-storage:[vfs@{buildah.root}]team/app:1", environ)
+
+
+def as_overlay(store: Path, target: Path) -> Path:
+    """A store as the overlay driver lays it out, whether or not this kernel can mount one."""
+    for part in ("images", "layers"):
+        shutil.copytree(store / f"vfs-{part}", target / f"overlay-{part}")
+    for layer in (store / "vfs" / "dir").iterdir():
+        shutil.copytree(layer, target / "overlay" / layer.name / "diff", symlinks=True)
+    return target
 
 
 def root_hashes(image: HashedImage) -> list[str]:
