@@ -57,6 +57,8 @@ def test_prefix_of_each_dialect() -> None:
     gnu = parse_header(header_block(b"f", b"", at345=b"some/where"))
     assert (gnu.name, gnu.accessed) == (b"some/where/f", None)
     assert parse_header(header_block(b"f", b"", magic=b"\0" * 8, at345=b"ignored")).name == b"f"
+    assert parse_header(header_block(b"f", b"", magic=b"ustar   ", at345=b"ignored")).name == b"f"
+    assert parse_header(header_block(b"f", b"", magic=b"ustar\x0099", at345=b"read")).name == b"read/f"
 
 
 def test_signed_checksum() -> None:
