@@ -4,7 +4,8 @@
  * Here one context is keyed once; each sector only sets its tweak. The GIL is released for the whole call.
  *
  * A context belongs to one call at a time. A second call at the same moment works on a duplicate, so callers
- * need no lock. OpenSSL wipes the key schedule when a context is freed.
+ * need no lock. OpenSSL wipes the key schedule when a context is freed. Another key waits for nobody: it is
+ * refused while a context is in use (a duplicate has a schedule of its own and may go on).
  */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
@@ -52,30 +53,55 @@ static EVP_CIPHER_CTX *keyed(const unsigned char *key, Py_ssize_t size, int encr
     return context;
 }
 
+/* Key both directions, or leave everything as it is and set an exception. Returns 1 when keyed. */
+static int set_key(Xts *self, const Py_buffer *key)
+{
+    if (key->len != 32 && key->len != 64) {
+        PyErr_Format(PyExc_ValueError, "key is %zd bytes, wanted 32 or 64", key->len);
+        return 0;
+    }
+    if (self->busy[0] || self->busy[1]) {
+        PyErr_SetString(PyExc_RuntimeError, "a call is using the old key");
+        return 0;
+    }
+    EVP_CIPHER_CTX *fresh[2] = {keyed(key->buf, key->len, 0), keyed(key->buf, key->len, 1)};
+    if (fresh[0] == NULL || fresh[1] == NULL) {
+        EVP_CIPHER_CTX_free(fresh[0]);
+        EVP_CIPHER_CTX_free(fresh[1]);
+        PyErr_SetString(PyExc_ValueError, "OpenSSL refused the key (are its two halves equal?)");
+        return 0;
+    }
+    for (int i = 0; i < 2; i++) {
+        EVP_CIPHER_CTX_free(self->context[i]);
+        self->context[i] = fresh[i];
+    }
+    return 1;
+}
+
 static PyObject *xts_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"key", NULL};
     Py_buffer key;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*:Xts", names, &key))
         return NULL;
-    if (key.len != 32 && key.len != 64) {
-        PyErr_Format(PyExc_ValueError, "key is %zd bytes, wanted 32 or 64", key.len);
-        PyBuffer_Release(&key);
-        return NULL;
-    }
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Xts *self = (Xts *)allocate(type, 0);
-    if (self != NULL) {
-        self->context[0] = keyed(key.buf, key.len, 0);
-        self->context[1] = keyed(key.buf, key.len, 1);
-        if (self->context[0] == NULL || self->context[1] == NULL) {
-            PyErr_SetString(PyExc_ValueError, "OpenSSL refused the key (are its two halves equal?)");
-            Py_DECREF((PyObject *)self);
-            self = NULL;
-        }
+    if (self != NULL && !set_key(self, &key)) {
+        Py_DECREF((PyObject *)self);
+        self = NULL;
     }
     PyBuffer_Release(&key);
     return (PyObject *)self;
+}
+
+static PyObject *xts_rekey(PyObject *self, PyObject *args)
+{
+    Py_buffer key;
+    if (!PyArg_ParseTuple(args, "y*:rekey", &key))
+        return NULL;
+    int done = set_key((Xts *)self, &key);
+    PyBuffer_Release(&key);
+    return done ? Py_NewRef(Py_None) : NULL;
 }
 
 static void xts_dealloc(PyObject *object)
@@ -156,6 +182,7 @@ static PyObject *xts_decrypt(PyObject *self, PyObject *args)
 static PyMethodDef xts_methods[] = {
     {"encrypt", xts_encrypt, METH_VARARGS, "encrypt(data, out, sector_size, tweak, step): out may be data."},
     {"decrypt", xts_decrypt, METH_VARARGS, "decrypt(data, out, sector_size, tweak, step): out may be data."},
+    {"rekey", xts_rekey, METH_VARARGS, "rekey(key): use another key from now on; the old schedule is wiped."},
     {NULL, NULL, 0, NULL},
 };
 

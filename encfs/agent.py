@@ -23,9 +23,10 @@ from pathlib import Path
 import trio
 
 from encfs import residency, rundir
+from encfs.agentplace import lock_folder
 from encfs.agentstale import clear_place, clear_runs
-from encfs.agentvolume import AgentVolume, Limits, State
-from encfs.errors import EncfsError, ExitCode, Interrupted, StoreError, first_error
+from encfs.agentvolume import AgentVolume, Limits, State, our_error
+from encfs.errors import EncfsError, ExitCode, Interrupted, StoreError
 from encfs.keys import Secret
 from encfs.settings import AgentSettings, VolumeSettings
 
@@ -71,6 +72,7 @@ class Agent:
     def __init__(self, settings: AgentSettings, options: AgentOptions, passphrase_of: PassphraseOf) -> None:
         self.options = options
         self.draining = False
+        self._claimed: dict[Path, int] = {}
         self._top = rundir.run_root() / "agent"
         self.volumes = [
             AgentVolume(volume, self._folder(volume), partial(passphrase_of, volume), options.limits(volume))
@@ -151,14 +153,17 @@ class Agent:
         self, nursery: trio.Nursery, volume: AgentVolume, failures: dict[int, EncfsError]
     ) -> None:
         try:
+            self._claim(volume.place.parent)
             await clear_place(volume.place)
             await nursery.start(volume.serve)
-        except (EncfsError, BaseExceptionGroup) as exc:
-            if (error := first_error(exc)) is None:
-                raise
-            failures[volume.index] = volume.error = error
+        except (EncfsError, OSError, BaseExceptionGroup) as exc:
+            failures[volume.index] = volume.error = our_error(exc)
             volume.state = State.FAILED
             volume.ended.set()
+
+    def _claim(self, parent: Path) -> None:
+        if parent not in self._claimed:
+            self._claimed[parent] = lock_folder(parent)  # held until the process ends
 
     async def _roll_back(self) -> None:
         with trio.CancelScope(shield=True):

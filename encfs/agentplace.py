@@ -16,6 +16,7 @@ Kind: adapter
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 from dataclasses import dataclass
@@ -61,6 +62,31 @@ class Place:
         """The two folders it takes turns with."""
         first = f".filesystem-{self.index}"
         return self.parent / first, self.parent / f"{first}.1"
+
+
+def lock_folder(parent: Path) -> int:
+    """Claim the folder that mount points are in, for as long as the descriptor is open.
+
+    Folders in it are named by index, so two agents there would take each other's for their own. The lock is
+    seen by every container that shares the folder, and goes with the process.
+
+    Raises:
+        MountPointBusy: another agent has it.
+        MountError: it cannot be opened.
+    """
+    try:
+        fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise MountError(f"folder {parent}: {exc.strerror}") from exc
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        os.close(fd)
+        raise MountPointBusy(
+            f"folder {parent}: another agent has its mount points there",
+            hint="give the volumes of each agent a folder of their own",
+        ) from exc
+    return fd
 
 
 def check_link(place: Place) -> None:

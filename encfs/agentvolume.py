@@ -28,10 +28,9 @@ import trio
 from encfs import agentplace, mount, rundir
 from encfs.agentlog import current_volume
 from encfs.agentplace import Place
+from encfs.agentsession import HeldFileSystem, drain, is_settled
 from encfs.blobs import BlobAccess
-from encfs.errors import EncfsError, ImageBusy, MountError, MountPointBusy, first_error
-from encfs.filesystem import KernelFileSystem
-from encfs.health import LEASES
+from encfs.errors import EncfsError, ImageBusy, MountError, first_error
 from encfs.keys import Secret
 from encfs.opening import UnlockOptions, open_volume
 from encfs.session import Phase, Session, Volume
@@ -40,12 +39,8 @@ from encfs.settings import VolumeSettings
 log = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0
-_SHUT_DOWN_SECONDS = 5.0
-_BUSY_POLL = 0.2
 _LEASE_POLL = 2.0
 _WRITING_POLL = 1.0
-# Of the time for draining: how long open files are waited for before they are cut off.
-_PATIENCE = 0.6
 
 Passphrase = Callable[[], Awaitable[Secret]]
 
@@ -66,22 +61,6 @@ class Limits:
 
     deadline: float
     lease_wait: float
-
-
-class HeldFileSystem(KernelFileSystem):
-    """ext4 of the kernel that stays mounted, answering EIO, when its device is dead."""
-
-    async def force_away(self) -> None:
-        """Shut it down; whoever made it unmounts it."""
-        if (mount_point := self._mount_point) is None:
-            return
-        with trio.move_on_after(_SHUT_DOWN_SECONDS):
-            try:
-                await trio.to_thread.run_sync(
-                    lambda: mount.shut_down_file_system(mount_point, flush=False), abandon_on_cancel=True
-                )
-            except MountError as exc:
-                log.warning("%s", exc)
 
 
 class AgentVolume:
@@ -127,11 +106,6 @@ class AgentVolume:
             self._place = Place.of(self.settings.mount_point, self.index)
         return self._place
 
-    @property
-    def folder(self) -> Path:
-        """Its run directory."""
-        return self._folder
-
     def _enter(self, state: State) -> None:
         self.state, self.since = state, time.time()
 
@@ -169,15 +143,15 @@ class AgentVolume:
             try:
                 with trio.CancelScope() as self._set_up:
                     await self._live(self._recovered)
-            except (EncfsError, BaseExceptionGroup) as exc:
-                self.error = _our_error(exc)
+            except (EncfsError, OSError, BaseExceptionGroup) as exc:
+                self.error = our_error(exc)
                 log.error("%s; trying again", self.error)
             lived = trio.current_time() - lived_from
             pause = _FIRST_PAUSE if lived > _LONGEST_PAUSE else min(2 * pause, _LONGEST_PAUSE)
 
     def _recovered(self) -> None:
         self.restarts += 1
-        log.warning("mounted again after its driver died, restart %d", self.restarts)
+        log.warning("mounted again, restart %d", self.restarts)
 
     async def _live(self, on_ready: Callable[[], None]) -> None:
         """One life, from opening the image until the session ended."""
@@ -205,12 +179,21 @@ class AgentVolume:
                     on_ready()
                     await self._until_end(session)
                     if self._drain_by is not None and session.phase is Phase.MOUNTED:
-                        await self._drain_session(session, shown, self._drain_by)
+                        await self._store_and_unmount(session, shown, self._drain_by)
                 finally:
                     await session.clean_up()
                     nursery.cancel_scope.cancel()
         finally:
             self._after_life(session, shown)
+
+    async def _store_and_unmount(self, session: Session, shown: Path, by: float) -> None:
+        self._enter(State.DRAINING)
+        agentplace.withdraw(self.place)
+        try:
+            await drain(session, shown, by)
+        except EncfsError as exc:
+            self.error = exc
+            log.error("not stored: %s", exc)
 
     def _after_life(self, session: Session, shown: Path) -> None:
         self.session = self.shown = None
@@ -249,16 +232,9 @@ class AgentVolume:
         while self.takes_writes():
             await trio.sleep(_WRITING_POLL)
         log.error("the file system takes no writes any more, after an error of its store")
-        while not self._is_settled(session):
+        while not is_settled(session):
             await trio.sleep(_WRITING_POLL)
         session.give_up("became read-only after an error of the store; it is mounted again")
-
-    def _is_settled(self, session: Session) -> bool:
-        """Whether a new life would lose nothing and could write: all is stored, and the lease is not lost."""
-        if session.driver is None:
-            return False
-        reading = session.driver.pulse.read()
-        return not reading.dirty and LEASES[reading.lease] != "lost"
 
     async def _open(self, passphrase: Secret) -> Volume:
         """Open and unlock the image; waits for a lease that an earlier life may have left."""
@@ -285,7 +261,7 @@ class AgentVolume:
         if isinstance(settings.image, str):
             return Path(settings.image)
         # Taken over once: an agent that lost its lease later lost it to somebody who meant it.
-        take_over = settings.take_over and not self.restarts
+        take_over = settings.take_over and self.state is State.STARTING
         return BlobAccess(
             settings.image, settings.private, settings.client_id, take_over=take_over, cache=settings.cache
         )
@@ -349,54 +325,15 @@ class AgentVolume:
         """Remove the link: nobody new comes in."""
         agentplace.withdraw(self.place)
 
-    async def _drain_session(self, session: Session, shown: Path, by: float) -> None:
-        """Store everything and unmount before `by`, then cut off whoever still has files open."""
-        self._enter(State.DRAINING)
-        agentplace.withdraw(self.place)
-        patient_until = trio.current_time() + _PATIENCE * max(0.0, by - trio.current_time())
-        with trio.CancelScope(shield=True):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._enforce, session, by, nursery.cancel_scope)
-                try:
-                    if not await self._unmount(session, patient_until):
-                        await self._detach(session, shown)
-                except EncfsError as exc:
-                    self.error = exc
-                    log.error("not stored: %s", exc)
-                nursery.cancel_scope.cancel()
 
-    async def _unmount(self, session: Session, until: float) -> bool:
-        """Unmount as soon as nobody has files open; False when that does not come true in time."""
-        said = False
-        with trio.move_on_at(until):
-            while True:
-                try:
-                    await session.unmount()
-                    return True
-                except MountPointBusy as exc:
-                    if not said:
-                        log.warning("%s; waiting for it", exc)
-                        said = True
-                await trio.sleep(_BUSY_POLL)
-        return False
-
-    async def _detach(self, session: Session, shown: Path) -> None:
-        """Files are open and time is up: store everything, then let nobody write any more."""
-        if mount.is_mounted(shown):
-            await trio.to_thread.run_sync(lambda: mount.shut_down_file_system(shown, flush=True))
-            await trio.to_thread.run_sync(lambda: mount.unmount(shown, lazy=True))
-        await session.let_go()
-        log.warning("everything is stored; files were still open, their users get EIO from now on")
-
-    async def _enforce(self, session: Session, by: float, scope: trio.CancelScope) -> None:
-        """End the draining: system calls by ending the connection, everything else by cancelling it."""
-        await trio.sleep_until(by)
-        session.give_up("not everything could be stored before the deadline of the end")
-        scope.cancel()
-
-
-def _our_error(exc: BaseException) -> EncfsError:
-    """The error to report; raises again what is not ours."""
+def our_error(exc: BaseException) -> EncfsError:
+    """The error to report of a life that failed; raises again what is a defect."""
     if (found := first_error(exc)) is not None:
         return found
+    if isinstance(exc, OSError):
+        return MountError(f"{exc.filename or 'system call'}: {exc.strerror or exc}")
+    if isinstance(exc, BaseExceptionGroup):
+        for part in exc.exceptions:
+            if isinstance(part, OSError | BaseExceptionGroup):
+                return our_error(part)
     raise exc

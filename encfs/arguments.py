@@ -6,9 +6,9 @@ Kind: entry
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from encfs.errors import UsageError
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FILE_DEADLINE = 60.0
 # A store may be gone for a minute and more, and nobody is told of it but by waiting.
 BLOB_DEADLINE = 150.0
+R = TypeVar("R")
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 KEY_FILE_HELP = "32 raw bytes, 64 hex digits or a JWK; - reads standard input"
 KEY_CONFIG_HELP = """\
@@ -28,6 +29,16 @@ a key configuration names a key that a vault releases under attestation:
   {"key": {"kid": "NAME[/VERSION]", "authority": {"endpoint": HOST}, "akv": {"endpoint": HOST}},
    "key_derivation": {"salt": HEX, "label": TEXT}}        key_derivation for RSA keys only
 """
+
+
+def run_trio(work: Callable[..., Awaitable[R]], *arguments: object) -> R:
+    """Run `work(*arguments)` in an event loop of its own.
+
+    The library is imported here, as what a command needs is everywhere: `encfs --help` has no use for it.
+    """
+    import trio
+
+    return trio.run(work, *arguments)
 
 
 def command(
@@ -172,9 +183,9 @@ def blob_of(arguments: argparse.Namespace, text: str) -> BlobAccess:
     )
 
 
-def add_unlock_options(parser: argparse.ArgumentParser) -> None:
+def add_unlock_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Options of every command that unlocks an image."""
-    key = parser.add_mutually_exclusive_group(required=True)
+    key = parser.add_mutually_exclusive_group(required=required)
     key.add_argument("--key-file", metavar="FILE", help=KEY_FILE_HELP)
     key.add_argument("--key-config", metavar="FILE", help="JSON that names the vault key, see below")
     parser.add_argument("--header", type=Path, metavar="FILE", help="detached LUKS2 header of the image")

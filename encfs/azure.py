@@ -21,9 +21,9 @@ from encfs import errors as ours
 from encfs.config import MAX_CONFIG, KeyConfig, parse_key_config
 from encfs.keys import Secret, passphrase_from_jwk
 from sidecar import errors as theirs
-from sidecar.config import IdentitySettings
 from sidecar.hosts import Hosts
 from sidecar.http import CA_VARIABLE, tls_context
+from sidecar.identities import IdentitySettings
 from sidecar.identity import TokenSource, choose_identity
 from sidecar.redact import redact as redact
 from sidecar.web import Handler

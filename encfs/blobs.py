@@ -1,5 +1,7 @@
 """Blobs for the rest of the package: which one and how to reach it, opened with identity and trust.
 
+What reaches a store is imported when one is reached: it costs more than all the rest of a local mount.
+
 Kind: composition
 """
 
@@ -9,14 +11,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from encfs.azure import BlobIdentity, blob_identity, blob_tls, store_environment
-from encfs.block.blob import BlobDevice, open_blob
-from encfs.block.blobhttp import BlobHttp
 from encfs.block.bloburl import MAX_URL, BlobUrl, parse_blob_url
 from encfs.block.cachesettings import CacheSettings, sized
 from encfs.errors import UsageError
 from encfs.volume import BlobOrder
+
+if TYPE_CHECKING:
+    from encfs.azure import BlobIdentity
+    from encfs.block.blob import BlobDevice
+    from encfs.block.blobhttp import BlobHttp
 
 # Less than what a supervisor gives its driver to start.
 OPEN_SECONDS = 20.0
@@ -76,6 +81,9 @@ async def open_access(
         HostNotAllowed: a token would go to a host that is not on the list.
         ImageError, StoreError: what is wrong with the blob, or with the way to it.
     """
+    from encfs.azure import blob_tls
+    from encfs.block.blob import open_blob
+
     return await open_blob(
         access.url,
         read_only=read_only,
@@ -91,17 +99,24 @@ async def open_access(
 
 def open_http(access: BlobAccess, *, environ: Mapping[str, str] = os.environ) -> BlobHttp:
     """Requests to a blob that may not exist yet; see `open_access`."""
+    from encfs.azure import blob_tls
+    from encfs.block.blobhttp import BlobHttp
+
     return BlobHttp(access.url, tokens=_tokens(access, environ), tls=blob_tls(environ))
 
 
 def _tokens(access: BlobAccess, environ: Mapping[str, str]) -> BlobIdentity | None:
     if not access.bearer:
         return None
+    from encfs.azure import blob_identity
+
     return blob_identity(access.url.host, environ, client_id=access.client_id)
 
 
 def blob_order(access: BlobAccess, device: BlobDevice, *, deadline: float) -> BlobOrder:
     """What a driver needs to open the same blob, under the lease that `device` has."""
+    from encfs.azure import store_environment
+
     return BlobOrder(
         url=str(access.url),
         bearer=access.bearer,

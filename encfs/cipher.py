@@ -26,6 +26,10 @@ KEY_SIZES = (32, 64)
 class Engine(Protocol):
     """AES-XTS with one key over whole sectors; `tweak` is the first sector's, each next one adds `step`."""
 
+    def rekey(self, key: bytes) -> None:
+        """Use another key, secret, from now on; one that is refused (`ValueError`) changes nothing."""
+        ...
+
     def encrypt(self, data: Buffer, out: memoryview, sector_size: int, tweak: int, step: int) -> None:
         """Encrypt `data` into `out`, of the same length; they may be one buffer."""
         ...
@@ -46,6 +50,9 @@ class PythonXts:
     """
 
     def __init__(self, key: bytes) -> None:
+        self.rekey(key)
+
+    def rekey(self, key: bytes) -> None:
         # Imported here: a driver that has the compiled engine need not hold this library in memory.
         from cryptography.hazmat.primitives.ciphers import Cipher
         from cryptography.hazmat.primitives.ciphers.algorithms import AES
@@ -58,8 +65,8 @@ class PythonXts:
         def cipher(tweak: int) -> Cipher[XTS]:
             return Cipher(algorithm, XTS(tweak.to_bytes(16, "little")))
 
+        cipher(0).encryptor()  # refuses equal halves
         self._cipher = cipher
-        self._cipher(0).encryptor()  # refuses equal halves
 
     def encrypt(self, data: Buffer, out: memoryview, sector_size: int, tweak: int, step: int) -> None:
         view = memoryview(data)

@@ -13,9 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-import trio
-
-from encfs import __version__, cli_agent, cli_images, cli_keys, cli_upload
+from encfs import __version__, cli_agent, cli_bench, cli_images, cli_keys, cli_upload
 from encfs.arguments import (
     Commands,
     add_place,
@@ -25,6 +23,7 @@ from encfs.arguments import (
     deadline_of,
     key_source,
     place_of,
+    run_trio,
     unlock_options,
 )
 from encfs.errors import EncfsError, ExitCode
@@ -95,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_keys.add_commands(commands)
     cli_agent.add_commands(commands)
     cli_upload.add_commands(commands)
+    cli_bench.add_commands(commands)
     _add_expose(commands)
     _add_mount(commands)
     _add_unmount(commands)
@@ -136,7 +136,7 @@ def _expose(arguments: argparse.Namespace) -> None:
         print_ready = lambda: print(f"ready {directory}/data", flush=True)  # noqa: E731
         await supervisor.run_expose(volume, directory, deadline=deadline, on_ready=print_ready)
 
-    trio.run(run)
+    run_trio(run)
 
 
 def _add_mount(commands: Commands) -> None:
@@ -204,7 +204,7 @@ def _serve_mount(arguments: argparse.Namespace, on_ready: Callable[[], None]) ->
         )
 
     residency.keep_heap(8 << 20)
-    trio.run(run)
+    run_trio(run)
 
 
 def _add_unmount(commands: Commands) -> None:
@@ -220,7 +220,7 @@ def _add_unmount(commands: Commands) -> None:
 def _unmount(arguments: argparse.Namespace) -> None:
     from encfs.unmounting import unmount
 
-    trio.run(unmount, arguments.mount_point)
+    run_trio(unmount, arguments.mount_point)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def _add_agent(commands: Commands) -> None:
 
 def _agent(arguments: argparse.Namespace) -> int | None:
     from encfs import residency
-    from encfs.settings import VARIABLE, parse_settings
+    from encfs.settingsparse import VARIABLE, parse_settings
 
     residency.forbid_dumps()  # before a key is read
     name, text = VARIABLE, os.environ.pop(VARIABLE, "").encode()

@@ -12,8 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import trio
-
 from encfs.arguments import (
     KEY_FILE_HELP,
     Commands,
@@ -22,6 +20,7 @@ from encfs.arguments import (
     command,
     key_source,
     place_of,
+    run_trio,
     unlock_options,
 )
 from encfs.errors import ExitCode, UsageError
@@ -102,7 +101,7 @@ def _create(arguments: argparse.Namespace) -> None:
     )
     check_available()
     passphrase = read_key_file(arguments.key_file)
-    created = trio.run(create_image, arguments.image, passphrase, options)
+    created = run_trio(create_image, arguments.image, passphrase, options)
     if arguments.json:
         print(json.dumps(asdict(created) | {"path": str(created.path)}))
     else:
@@ -130,7 +129,7 @@ def _info(arguments: argparse.Namespace) -> None:
         await image.aclose()
         return image.header, image.header_source.size
 
-    header, size = trio.run(run)
+    header, size = run_trio(run)
     show = to_json if arguments.json else describe
     print(show(header, size))
     for warning in header.warnings:
@@ -160,7 +159,7 @@ def _check(arguments: argparse.Namespace) -> int:
         passphrase = await key_source(arguments).passphrase()
         return await check_image(place, passphrase, unlock_options(arguments))
 
-    findings = trio.run(run)
+    findings = run_trio(run)
     if arguments.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
@@ -196,7 +195,7 @@ def _extract(arguments: argparse.Namespace) -> None:
         passphrase = await key_source(arguments).passphrase()
         return await extract(place, arguments.directory, passphrase, unlock_options(arguments))
 
-    print(f"{arguments.directory}: {trio.run(run)} entries")
+    print(f"{arguments.directory}: {run_trio(run)} entries")
 
 
 def _add_seal(commands: Commands) -> None:
@@ -222,7 +221,7 @@ def _seal(arguments: argparse.Namespace) -> None:
         show = not (arguments.quiet or arguments.json)
         return await seal_image(arguments.image, force=arguments.force, show=show)
 
-    sealed = trio.run(run)
+    sealed = run_trio(run)
     if arguments.json:
         print(json.dumps(asdict(sealed) | {"path": str(sealed.path)}))
     else:

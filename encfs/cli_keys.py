@@ -8,9 +8,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import trio
-
-from encfs.arguments import KEY_FILE_HELP, Commands, add_unlock_options, command, key_source, unlock_options
+from encfs.arguments import (
+    KEY_FILE_HELP,
+    Commands,
+    add_unlock_options,
+    command,
+    key_source,
+    run_trio,
+    unlock_options,
+)
 
 
 def add_commands(commands: Commands) -> None:
@@ -79,7 +85,7 @@ def _add(arguments: argparse.Namespace) -> None:
             keyslot=arguments.new_keyslot,
         )
 
-    print(f"{arguments.image}: keyslot {trio.run(run)} added")
+    print(f"{arguments.image}: keyslot {run_trio(run)} added")
 
 
 def _remove(arguments: argparse.Namespace) -> None:
@@ -91,7 +97,7 @@ def _remove(arguments: argparse.Namespace) -> None:
             arguments.image, passphrase, arguments.remove, unlock_options(arguments), force=arguments.force
         )
 
-    trio.run(run)
+    run_trio(run)
     print(f"{arguments.image}: keyslot {arguments.remove} removed")
 
 
@@ -105,7 +111,7 @@ def _rotate(arguments: argparse.Namespace) -> None:
         passphrase = await key_source(arguments).passphrase()
         rotate_key(arguments.image, passphrase, new, unlock_options(arguments), kid=arguments.new_kid)
 
-    trio.run(run)
+    run_trio(run)
     print(f"{arguments.image}: the old key is gone, the new one opens it")
 
 
@@ -116,5 +122,5 @@ def _authenticate(arguments: argparse.Namespace) -> None:
         passphrase = await key_source(arguments).passphrase()
         sign_header(arguments.image, passphrase, unlock_options(arguments))
 
-    trio.run(run)
+    run_trio(run)
     print(f"{arguments.image}: header authenticated")

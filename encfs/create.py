@@ -100,18 +100,22 @@ class Created:
     root_hash: str | None
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, *, smallest: int = _MIN_SIZE) -> int:
     """Bytes from `64M`, `1.5G`, `4096`; units are powers of 1024.
 
+    Args:
+        text: as the user wrote it.
+        smallest: bytes that are still accepted; by default those of the smallest image.
+
     Raises:
-        UsageError: not a size, or outside 20 MiB to 64 TiB.
+        UsageError: not a size, or outside `smallest` to 64 TiB.
     """
     match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if not match:
         raise UsageError(f"size {text!r}: not a size", hint="write it like 64M, 1.5G or 4096 (bytes)")
     size = int(float(match[1]) * _UNITS[match[2].upper()])
-    if not _MIN_SIZE <= size <= _MAX_SIZE:
-        raise UsageError(f"size {text!r}: {size} bytes, wanted {_MIN_SIZE >> 20}M to {_MAX_SIZE >> 40}T")
+    if not smallest <= size <= _MAX_SIZE:
+        raise UsageError(f"size {text!r}: {size} bytes, wanted {smallest >> 20}M to {_MAX_SIZE >> 40}T")
     return size
 
 

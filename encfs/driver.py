@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from encfs import fuse, residency
+from encfs.block.aside import Aside
 from encfs.block.buffers import BufferPool
 from encfs.block.device import BlockDevice
 from encfs.block.file import adopt_file
@@ -40,9 +41,9 @@ log = logging.getLogger("encfs.driver")
 
 # Working buffers: one per worker, and two more. A request holds at most two at once, so one can always go on.
 _BUFFERS = fuse.WORKERS + 2
-# Request buffers of libfuse and pyfuse3's copies of writes: one of each per worker, and slack; more of it for
-# what a client of a store allocates and frees again while it sends and receives.
-_WARM_HEAP = (2 * fuse.WORKERS + 6) * fuse.MAX_REQUEST
+# Request buffers of libfuse and pyfuse3's copies of writes: one of each per worker; the rest is for what a
+# client of a store allocates and frees again.
+_WARM_HEAP = (2 * fuse.WORKERS + 4) * fuse.MAX_REQUEST
 _BEAT_SECONDS = 0.5
 
 
@@ -88,10 +89,19 @@ async def _serve(order: DriverOrder, key: Secret) -> None:
         background.start_soon(_beat, pulse)
         background.start_soon(_ignore_termination)
         source = await _open_source(order, pulse, background)
+        # Only the bare file never waits for the event loop, and may be used from several threads.
+        bare = order.blob is None and order.verity is None and not order.segment.integrity
         source = _verified(source, order.verity)
         device = source
         try:
-            device = await build_stack(source, order.segment, key, pool, read_only=order.read_only)
+            device = await build_stack(
+                source,
+                order.segment,
+                key,
+                pool,
+                read_only=order.read_only,
+                aside=Aside(residency.mark_as_flusher) if bare else None,
+            )
             await _serve_until_unmounted(device, order, pool, pulse)
         finally:
             with trio.CancelScope(shield=True):
@@ -130,6 +140,8 @@ async def _open_source(order: DriverOrder, pulse: Pulse, background: trio.Nurser
 
 
 async def _open_blob(order: BlobOrder, pulse: Pulse, background: trio.Nursery) -> BlockDevice:
+    # httpx loads its own command line, and a terminal library with it where one is installed: 6 MiB.
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
     # Twelve megabytes that a local image need not load.
     from encfs.blobs import open_ordered
     from encfs.block.cache import serve_cache

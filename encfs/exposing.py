@@ -44,17 +44,32 @@ async def exposed(volume: Volume) -> AsyncIterator[Path]:
         DriverFailed: the driver died or was cut off.
         StoreError: not everything could be stored.
     """
+    async with serving(replace(volume, for_tools=True)) as session:
+        assert session.driver is not None
+        with _all_stored(session.driver.data, volume):
+            yield session.driver.data
+
+
+@asynccontextmanager
+async def serving(volume: Volume) -> AsyncIterator[Session]:
+    """Run the volume's driver; leaving stores everything, unmounts what was mounted, and ends the driver.
+
+    Yields:
+        A started session; its directory lies in a folder where `mnt` may be made as a mount point.
+
+    Raises:
+        DriverFailed: the driver died or was cut off.
+        StoreError: not everything could be stored.
+    """
     with _folder() as directory:
-        session = Session(replace(volume, for_tools=True), directory, deadline=_DEADLINE)
+        session = Session(volume, directory, deadline=_DEADLINE)
         interrupted: list[str] = []
         try:
             async with trio.open_nursery() as nursery:
                 try:
                     await nursery.start(_obey_signals, interrupted, nursery.cancel_scope)
                     await session.start(nursery)
-                    assert session.driver is not None
-                    with _all_stored(session.driver.data, volume):
-                        yield session.driver.data
+                    yield session
                     await session.unmount()
                 finally:
                     await session.clean_up()
@@ -93,8 +108,9 @@ def _remove_if_dead(folder: Path) -> None:
         lock = os.open(folder / "owner", os.O_RDWR | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if mount.is_mounted(folder / "device"):
-                mount.unmount(folder / "device", lazy=True)
+            for name in ("mnt", "device"):
+                if mount.is_mounted(folder / name):
+                    mount.unmount(folder / name, lazy=True)
             shutil.rmtree(folder, ignore_errors=True)
         finally:
             os.close(lock)

@@ -3,9 +3,9 @@
 Why shared memory: the supervisor must see that a driver is wedged at the very moment when neither may
 allocate memory, and without touching the mount (which would wedge the supervisor too).
 
-Layout, little-endian u64 each: beats (grows while the event loop runs), requests begun, requests ended; and
-of a volume with a cache: requests that its store answered, bytes not stored, number of the last write
-accepted, number up to which all are stored, puts that failed; and of a blob: the lease (0 none, 1 held,
+Layout, u64 each in the machine's byte order: beats (grows while the event loop runs), requests begun and
+ended; and of a volume with a cache: requests that its store answered, bytes not stored, number of the last
+write accepted, number up to which all are stored, puts that failed; and of a blob: the lease (0 none, 1 held,
 2 lost), when the store's token expires in Unix seconds (0 for no token).
 
 Kind: adapter
@@ -18,13 +18,12 @@ import os
 import struct
 from dataclasses import dataclass
 
-_PAGE = struct.Struct("<QQQQQQQQQQ")
-_STORE = struct.Struct("<QQQQQ")
+_PAGE = struct.Struct("=QQQQQQQQQQ")
+_STORE = struct.Struct("=QQQQQ")
 _STORE_AT = 24
-_BLOB = struct.Struct("<QQ")
+_BLOB = struct.Struct("=QQ")
 _BLOB_AT = 64
 LEASES = ("none", "held", "lost")
-_ONE = struct.Struct("<Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +53,8 @@ class Pulse:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self._page = mmap.mmap(fd, mmap.PAGESIZE)
+        # Our byte order is the page's: both processes run on one machine.
+        self._counts = memoryview(self._page).cast("Q")
         self._beats = 0
         self._begun = 0
         self._ended = 0
@@ -67,17 +68,17 @@ class Pulse:
     def beat(self) -> None:
         """Say that the event loop is alive."""
         self._beats += 1
-        _ONE.pack_into(self._page, 0, self._beats)
+        self._counts[0] = self._beats
 
     def begin(self) -> None:
         """A request was taken from the kernel."""
         self._begun += 1
-        _ONE.pack_into(self._page, 8, self._begun)
+        self._counts[1] = self._begun
 
     def end(self) -> None:
         """A request was answered."""
         self._ended += 1
-        _ONE.pack_into(self._page, 16, self._ended)
+        self._counts[2] = self._ended
 
     def tell_store(self, answered: int, dirty: int, accepted: int, stored: int, failures: int) -> None:
         """Say how a volume's cache stands with its store; the words are those of the layout."""
@@ -95,6 +96,7 @@ class Pulse:
         return Reading(*_PAGE.unpack_from(self._page, 0))
 
     def close(self) -> None:
+        self._counts.release()
         self._page.close()
         os.close(self.fd)
 

@@ -13,12 +13,11 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
 
 from encfs.blobs import BlobAccess, open_access
-from encfs.block.blob import BlobDevice
 from encfs.block.file import FileDevice, open_file
 from encfs.errors import EncfsError, ImageError, TruncatedImage, UsageError
 from encfs.keys import Secret
@@ -27,6 +26,9 @@ from encfs.luks2.unlock import Header, Unlocked, read_header, unlock
 from encfs.session import Volume
 from encfs.verity.verified import Verified, sealed_size
 from encfs.volume import SegmentGeometry, VerityOrder
+
+if TYPE_CHECKING:
+    from encfs.block.blob import BlobDevice
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ class UnlockOptions:
     root_hash: bytes | None = None
 
 
-S = TypeVar("S", FileDevice, BlobDevice)
+S = TypeVar("S", FileDevice, "BlobDevice")
 
 
 @dataclass(frozen=True, slots=True)

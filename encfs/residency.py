@@ -31,7 +31,7 @@ _PR_SET_DUMPABLE = 4
 _PR_SET_IO_FLUSHER = 57
 
 _THREAD_STACK = 512 << 10
-_TOP_PAD = 8 << 20
+_TOP_PAD = 1 << 20
 
 
 def keep_heap(warm_bytes: int) -> None:
@@ -74,6 +74,11 @@ def lock() -> list[str]:
     refused = []
     if _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE) != 0:
         refused.append("memory is not locked (needs CAP_IPC_LOCK or a higher RLIMIT_MEMLOCK)")
-    if _libc.prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0:
+    if not mark_as_flusher():
         refused.append("not marked as an I/O flusher (needs CAP_SYS_RESOURCE)")
     return refused
+
+
+def mark_as_flusher() -> bool:
+    """Mark the calling thread as one that cleans memory; False when the kernel refuses."""
+    return bool(_libc.prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0) == 0)

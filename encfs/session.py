@@ -23,12 +23,12 @@ import os
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
 from encfs import mount
 from encfs.blobs import BlobAccess, blob_order
-from encfs.block.blob import BlobDevice
 from encfs.block.file import FileDevice
 from encfs.driverproc import DriverProcess, start_driver
 from encfs.errors import DriverFailed, EncfsError, ReadOnlyDevice, StoreError
@@ -36,6 +36,9 @@ from encfs.filesystem import FileSystem
 from encfs.health import Watch
 from encfs.keys import Secret
 from encfs.volume import BlobOrder, SegmentGeometry, VerityOrder
+
+if TYPE_CHECKING:
+    from encfs.block.blob import BlobDevice
 
 log = logging.getLogger(__name__)
 

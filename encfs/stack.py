@@ -5,6 +5,7 @@ Kind: composition
 
 from __future__ import annotations
 
+from encfs.block.aside import Aside
 from encfs.block.buffers import BufferPool
 from encfs.block.crypt import Crypt
 from encfs.block.device import BlockDevice
@@ -18,7 +19,13 @@ from encfs.volume import SegmentGeometry
 
 
 async def build_stack(
-    source: BlockDevice, segment: SegmentGeometry, volume_key: Secret, pool: BufferPool, *, read_only: bool
+    source: BlockDevice,
+    segment: SegmentGeometry,
+    volume_key: Secret,
+    pool: BufferPool,
+    *,
+    read_only: bool,
+    aside: Aside | None = None,
 ) -> BlockDevice:
     """Plaintext of a LUKS2 segment: source -> window -> AES-XTS (with tags or without) -> unaligned.
 
@@ -28,6 +35,7 @@ async def build_stack(
         volume_key: 32 or 64 bytes, 96 with integrity, secret.
         pool: working buffers, shared by the layers that need one.
         read_only: refuse writes.
+        aside: threads for large requests; only where `source` never waits for the event loop.
 
     Raises:
         MalformedHeader, UnsupportedFeature: superblock or journal of a volume with integrity.
@@ -41,5 +49,5 @@ async def build_stack(
         )
     else:
         cipher = SectorCipher(volume_key, sector_size=segment.sector_size, iv_tweak=segment.iv_tweak)
-        plain = Crypt(window, cipher, pool)
+        plain = Crypt(window, cipher, pool, aside=aside)
     return Unaligned(ReadOnly(plain) if read_only else plain, pool)

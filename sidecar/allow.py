@@ -8,8 +8,9 @@ Strategy: each list that is there must be met; each that is absent allows what t
 
 Rules: an unknown member is an error, because a misspelt restriction would not restrict. An empty list allows
 nothing. Callers are known by SO_PEERCRED, which only the Unix socket has: with `callers` set, nothing is
-attested or released over TCP. With `keys` or `callers` set, no report is made over a wrapping key of a
-caller's own: with such a token and an access token it could have any key of this guest from the vault itself.
+attested or released over TCP. (65534 is also what the kernel says of a peer in another user namespace.) With
+`keys` or `callers` set, no report is made over a wrapping key of a caller's own: with such a token and an
+access token it could have any key of this guest from the vault itself.
 
 Kind: pure
 """

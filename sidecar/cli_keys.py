@@ -122,7 +122,8 @@ def _importer(arguments: argparse.Namespace, config: ImportConfig) -> tuple[Side
     identity = identity_of(arguments)
     if arguments.a:
         identity = replace(identity, kind=IdentityKind.MANAGED)
-    if config.client_id and not identity.client_id and identity.kind in ("auto", "managed"):
+    named = identity.client_id or identity.object_id or identity.resource_id
+    if config.client_id and not named and identity.kind in (IdentityKind.AUTO, IdentityKind.MANAGED):
         identity = replace(identity, client_id=config.client_id)
     return SidecarSettings(identity=identity), "" if arguments.a else config.bearer_token
 

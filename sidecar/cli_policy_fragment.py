@@ -69,6 +69,7 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
         "--with-containers", action="append", metavar="JSON|FILE", help="ready container entries; repeatable"
     )
     what.add_argument("--from-policy", type=Path, metavar="FILE", help="containers of a policy")
+    what.add_argument("--group", metavar="NAME", help="its container group, where it has several")
     what.add_argument(
         "--container", action="append", metavar="NAME", help="only these of --from-policy; repeatable"
     )
@@ -162,7 +163,7 @@ def _text(arguments: argparse.Namespace) -> bytes:
         ready = given if inline else read_file(Path(given)).decode("utf-8", "replace")
         entries += [entry.to_json() for entry in parse_entries([ready])]
     if arguments.from_policy:
-        entries += _entries_of_policy(arguments.from_policy, arguments.container)
+        entries += _entries_of_policy(arguments.from_policy, arguments.group, arguments.container)
     imports = parse_imports(read_file(arguments.imports)) if arguments.imports else ()
     if not entries and not imports:
         raise UsageError("policy fragment: no containers", hint="name some: --image, --from-policy, ...")
@@ -179,7 +180,7 @@ def _text(arguments: argparse.Namespace) -> bytes:
 
 def _entries_of_images(arguments: argparse.Namespace) -> list[Mapping[str, object]]:
     """The containers of --image and --input, merged with their images as for a policy."""
-    from sidecar.cli_policy_generate import images_of
+    from sidecar.cli_policy_inputs import images_of
     from sidecar.policy.containers_merge import MergeOptions, merge
     from sidecar.policy.generate_sources import config_source, image_source
 
@@ -205,11 +206,14 @@ def _entries_of_images(arguments: argparse.Namespace) -> list[Mapping[str, objec
     ]
 
 
-def _entries_of_policy(path: Path, names: list[str] | None) -> Sequence[Mapping[str, object]]:
+def _entries_of_policy(
+    path: Path, group: str | None, names: list[str] | None
+) -> Sequence[Mapping[str, object]]:
     from sidecar.policy.digest import only_policy
     from sidecar.policy.parse import parse_policy
 
-    policy = parse_policy(only_policy(read_file(path), what=f"file {path}").text, what=f"file {path}")
+    what = f"file {path}"
+    policy = parse_policy(only_policy(read_file(path), what=what, group=group).text, what=what)
     chosen = [c for c in policy.containers if names is None or c.name in names or c.id in names]
     if missing := set(names or ()) - {text for c in chosen for text in (c.name, c.id)}:
         raise UsageError(f"file {path}: no container {min(missing)!r} in its policy")
@@ -264,6 +268,7 @@ def _add_verify(actions: Commands) -> None:
     )
     parser.add_argument("file", type=Path, help="- for standard input")
     parser.add_argument("--policy", type=Path, metavar="FILE", help="that must import it")
+    parser.add_argument("--group", metavar="NAME", help="its container group, where it has several")
     parser.add_argument(
         "-j", "--fragments-json", type=Path, metavar="FILE", help="imports, one of which must fit"
     )
@@ -290,7 +295,8 @@ def _accepted(arguments: argparse.Namespace) -> Sequence[FragmentImport] | None:
     if sum(x is not None for x in (arguments.policy, arguments.fragments_json, arguments.issuer)) > 1:
         raise UsageError("fragment verify: wanted one of --policy, --fragments-json and --issuer")
     if arguments.policy:
-        found = only_policy(read_file(arguments.policy), what=f"file {arguments.policy}")
+        what = f"file {arguments.policy}"
+        found = only_policy(read_file(arguments.policy), what=what, group=arguments.group)
         return parse_policy(found.text).fragments
     if arguments.fragments_json:
         return parse_imports(read_file(arguments.fragments_json))

@@ -11,22 +11,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import trio
-
 from sidecar.arguments import Commands, command, read_file
+from sidecar.cli_policy_inputs import Approver, fragments_of, images_of, with_standalone
 from sidecar.errors import ExitCode, PolicyRejected, UsageError
 
 if TYPE_CHECKING:
     from sidecar.policy.generate import GenerateOptions, GroupPolicy
     from sidecar.policy.generate_sources import Source
-    from sidecar.policy.image import ResolvedImage
-    from sidecar.policy.images import HashedImage
-    from sidecar.policy.parse_model import Container, FragmentImport
 
 # What scripts around confcom look for; other commands say 12 for a policy that differs.
 _DIFFERENT = ExitCode.USAGE
@@ -106,6 +101,10 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     forms.add_argument("--outraw", action="store_true", help="print its text")
     forms.add_argument("--outraw-pretty-print", action="store_true", help="print its text for reading")
     forms.add_argument(
+        "--print-containers", action="store_true",
+        help="print the entries of its containers, JSON for --with-containers",
+    )  # fmt: skip
+    forms.add_argument(
         "-d", "--diff", action="store_true", help="compare with the policy in the file; exit 2"
     )
     forms.add_argument("--print-existing-policy", action="store_true", help="print the policy in the file")
@@ -117,19 +116,27 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from sidecar.policy.generate import generate
+    from sidecar.policy.generate import container_entries, generate
 
     _check(arguments)
-    source = _source(arguments)
     if arguments.print_existing_policy:
-        return _print_existing(source)
+        return _print_existing(arguments.template_file or arguments.virtual_node_yaml)
+    source = _source(arguments)
+    for note in (note for group in source.groups for note in group.notes):
+        print(f"sidecar: warning: {note}", file=sys.stderr)
+    source = with_standalone(source)
     images = images_of(source, arguments)
     options = _options(arguments, source)
+    if arguments.print_containers:
+        entries = [one for group in source.groups for one in container_entries(group, images, options)]
+        print(json.dumps([one.to_json() for one in entries], indent=2))
+        return ExitCode.OK
     policies = [generate(group, images, options) for group in source.groups]
     _check_digest(policies, arguments.check_digest)
     if arguments.diff:
         return _diff(policies)
-    if source.inject is None or arguments.print_policy or arguments.outraw or arguments.outraw_pretty_print:
+    printing = arguments.print_policy or arguments.outraw or arguments.outraw_pretty_print
+    if source.inject is None or printing or arguments.save_to_file:
         _print(policies, arguments)
     else:
         _inject(source, policies, arguments)
@@ -165,7 +172,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _source(arguments: argparse.Namespace) -> Source:
     from sidecar.policy.generate_sources import config_source, image_source, template_source, yaml_source
 
-    approve = _approver(arguments)
+    approve = Approver(always=arguments.approve)
     if arguments.template_file:
         parameters = [read_file(path) for path in arguments.parameters or ()]
         return template_source(read_file(arguments.template_file), parameters, approve)
@@ -176,65 +183,6 @@ def _source(arguments: argparse.Namespace) -> Source:
     return image_source(arguments.image)
 
 
-class _Approver:
-    """Answers questions: yes to all of them with -y, else by asking; never without a terminal."""
-
-    def __init__(self, *, always: bool) -> None:
-        self._always = always
-
-    def __call__(self, question: str) -> bool:
-        if self._always:
-            print(f"sidecar: approved: {question}", file=sys.stderr)
-            return True
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            raise UsageError(question, hint="there is no terminal to ask on; approve with -y")
-        print(f"sidecar: {question} [y/N] ", end="", file=sys.stderr, flush=True)
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
-def _approver(arguments: argparse.Namespace) -> _Approver:
-    return _Approver(always=arguments.approve)
-
-
-def images_of(source: Source, arguments: argparse.Namespace) -> dict[str, ResolvedImage]:
-    """Every image of the description, its layers hashed."""
-    from sidecar.cli_policy_layers import ProgressBar
-    from sidecar.policy.generate_images import Archives, image_places, read_archives, resolve_images
-    from sidecar.policy.layers_cache import LayerCache
-
-    archives = read_archives(arguments.tar, read_file) if arguments.tar else Archives()
-    folder = arguments.input.parent if arguments.input else Path()
-    places = image_places(source.groups, archives, folder)
-    bar = ProgressBar() if sys.stderr.isatty() else None
-    cache = LayerCache(None) if arguments.no_cache else None
-
-    async def run() -> dict[str, HashedImage]:
-        return await resolve_images(places, os.environ, found=_found, cache=cache, progress=bar)
-
-    try:
-        hashed = trio.run(run)
-    finally:
-        if bar is not None:
-            bar.clear()
-    return {name: image.resolved() for name, image in hashed.items()}
-
-
-def _found(name: str, image: HashedImage) -> None:
-    """Say what is likely to fail later."""
-    reference = name.rpartition("/")[2]
-    if "@" not in name and reference.partition(":")[2] in ("", "latest"):
-        print(
-            f"sidecar: warning: image {name}: tag latest: the image may change, the policy will not",
-            file=sys.stderr,
-        )
-    if any(layer.result.implicit_count for layer in image.layers):
-        print(
-            f"sidecar: warning: image {name}: a layer uses folders that it does not describe\n"
-            "sidecar: hint: `sidecar policy layers` names them and says why it matters",
-            file=sys.stderr,
-        )
-
-
 def _options(arguments: argparse.Namespace, source: Source) -> GenerateOptions:
     from sidecar.policy.containers_defaults import INFRASTRUCTURE_SVN
     from sidecar.policy.generate import GenerateOptions
@@ -243,7 +191,7 @@ def _options(arguments: argparse.Namespace, source: Source) -> GenerateOptions:
 
     if arguments.debug_mode:
         print("sidecar: warning: debug mode: whoever reaches the host may open a shell", file=sys.stderr)
-    imports, covering = _fragments(arguments, source)
+    imports, covering = fragments_of(arguments, source)
     svn = arguments.infrastructure_svn or INFRASTRUCTURE_SVN
     if int(svn) < int(INFRASTRUCTURE_SVN):
         print(f"sidecar: warning: infrastructure svn {svn} is below {INFRASTRUCTURE_SVN}", file=sys.stderr)
@@ -266,29 +214,6 @@ def _options(arguments: argparse.Namespace, source: Source) -> GenerateOptions:
     )
 
 
-def _fragments(
-    arguments: argparse.Namespace, source: Source
-) -> tuple[tuple[FragmentImport, ...], tuple[Container, ...]]:
-    """The imports of a file, and the containers of their fragments: local, attached to images, or pushed."""
-    from sidecar.cli_policy_fragment_registry import collect_fragments
-    from sidecar.policy.fragment import verify_fragment
-    from sidecar.policy.fragment_text import local_paths, parse_imports
-
-    path: Path | None = arguments.fragments_json
-    if path is None:
-        return (), ()
-    data = read_file(path)
-    imports = parse_imports(data, what=f"file {path}")
-    local = [
-        verify_fragment(read_file(path.parent / one), accept=imports)
-        for one in local_paths(data, what=f"file {path}")
-    ]
-    # Images of archives have no registry to ask.
-    names = [] if arguments.tar else [spec.image for group in source.groups for spec in group.containers]
-    fragments = collect_fragments(imports, list(dict.fromkeys(names)), local=local)
-    return imports, tuple(container for one in fragments for container in one.content.containers)
-
-
 # -- results --------------------------------------------------------------------------------------
 
 
@@ -298,13 +223,15 @@ def _check_digest(policies: list[GroupPolicy], wanted: str | None) -> None:
     for policy in policies:
         if policy.digest != wanted.lower():
             raise PolicyRejected(
-                f"group {policy.group.name}: digest {policy.digest}, wanted {wanted}",
+                f"group {policy.group.name!r}: digest {policy.digest}, wanted {wanted}",
                 hint="compare the policies with `sidecar policy diff`",
             )
 
 
 def _print(policies: list[GroupPolicy], arguments: argparse.Namespace) -> None:
     """Each policy in the form asked for, two empty lines after it."""
+    from sidecar.policy.inspect_text import shown
+
     form = "encoded"
     if arguments.outraw or arguments.outraw_pretty_print:
         form = "pretty" if arguments.outraw_pretty_print else "text"
@@ -317,7 +244,7 @@ def _print(policies: list[GroupPolicy], arguments: argparse.Namespace) -> None:
     else:
         sys.stdout.write("".join(texts))
     for policy in policies:
-        print(f"sidecar: digest {policy.digest} {policy.group.name}", file=sys.stderr)
+        print(f"sidecar: digest {policy.digest} {shown(policy.group.name)}", file=sys.stderr)
 
 
 def _inject(source: Source, policies: list[GroupPolicy], arguments: argparse.Namespace) -> None:
@@ -327,8 +254,8 @@ def _inject(source: Source, policies: list[GroupPolicy], arguments: argparse.Nam
     assert source.inject is not None
     for policy in policies:
         if policy.group.existing and policy.group.existing != policy.encoded:
-            what = f"group {policy.group.name}: carries another policy already"
-            approved(_approver(arguments), f"{what}; replace it?", what)
+            what = f"group {policy.group.name!r}: carries another policy already"
+            approved(Approver(always=arguments.approve), f"{what}; replace it?", what)
     after = source.inject([policy.encoded for policy in policies])
     path = arguments.template_file or arguments.virtual_node_yaml
     if str(path) == "-":
@@ -338,14 +265,14 @@ def _inject(source: Source, policies: list[GroupPolicy], arguments: argparse.Nam
         print(policy.digest)
 
 
-def _print_existing(source: Source) -> int:
-    from sidecar.securitypolicy import policy_text
+def _print_existing(path: Path) -> int:
+    """The policies that a file carries, whatever its containers are."""
+    from sidecar.policy.digest import find_policies
+    from sidecar.policy.inspect_text import shown
 
-    for group in source.groups:
-        if not group.existing:
-            raise UsageError(f"group {group.name}: carries no policy")
-        text = policy_text(group.existing.encode()).decode("utf-8", "backslashreplace")
-        print(f"CCE Policy for Container Group: {group.name}\n\n{text}")
+    for policy in find_policies(read_file(path), what=f"file {path}"):
+        text = policy.text.decode("utf-8", "backslashreplace")
+        print(f"CCE Policy for Container Group: {shown(policy.name)}\n\n{text}")
     return ExitCode.OK
 
 
@@ -359,7 +286,7 @@ def _diff(policies: list[GroupPolicy]) -> int:
     for policy in policies:
         name = policy.group.name
         if not policy.group.existing:
-            raise UsageError(f"group {name}: carries no policy to compare with")
+            raise UsageError(f"group {name!r}: carries no policy to compare with")
         existing = FoundPolicy(name, policy_text(policy.group.existing.encode()))
         differences[name] = compare(existing, FoundPolicy(name, policy.text.encode()))
     if all(difference.same for difference in differences.values()):

@@ -10,13 +10,14 @@ import json
 import os
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import trio
 
 from sidecar.arguments import Commands, command
-from sidecar.policy.images import HashedImage, HashedLayer, hash_image
-from sidecar.policy.layers_cache import LayerCache
-from sidecar.policy.oci import parse_platform
+
+if TYPE_CHECKING:
+    from sidecar.policy.images import HashedImage, HashedLayer
 
 _BAR = 30
 _REDRAW_SECONDS = 0.1
@@ -44,6 +45,10 @@ def add_commands(commands: Commands) -> None:
 
 
 def _layers(arguments: argparse.Namespace) -> None:
+    from sidecar.policy.images import hash_image
+    from sidecar.policy.layers_cache import LayerCache
+    from sidecar.policy.oci import parse_platform
+
     platform = parse_platform(arguments.platform)
     cache = LayerCache(None) if arguments.no_cache else None
     bar = ProgressBar() if sys.stderr.isatty() and not arguments.no_progress else None

@@ -17,11 +17,14 @@ Kind: pure
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from urllib.parse import urlsplit
 
 from sidecar.allow import ANYTHING, Allowed, parse_allowed
 from sidecar.errors import MalformedInput, UsageError
+from sidecar.identities import ANY_IDENTITY as ANY_IDENTITY
+from sidecar.identities import IdentityKind as IdentityKind
+from sidecar.identities import IdentitySettings as IdentitySettings
+from sidecar.identities import parse_identity_kind as parse_identity_kind
 from sidecar.jose import b64_any_decode
 from sidecar.snp.endpoints import CertificateEndpoint, EndpointKind
 from sidecar.strictjson import JsonObject, as_int, as_object, load_object, optional_text
@@ -32,36 +35,6 @@ USER_AGENT = "ConfidentialSkrContainer"
 DEFAULT_REUSE_SECONDS = 3600
 MAX_REUSE_SECONDS = 8 * 3600  # no attestation token lives longer
 _MAX_USER_AGENT = 256
-
-
-class IdentityKind(StrEnum):
-    """Where access tokens come from."""
-
-    AUTO = "auto"  # workload identity where its variables are set, else managed identity
-    MANAGED = "managed"
-    WORKLOAD = "workload"
-    CLI = "cli"  # whoever `az login` logged in
-    ENVIRONMENT = "environment"  # AZURE_CLIENT_ID and AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH
-
-
-@dataclass(frozen=True, slots=True)
-class IdentitySettings:
-    """Which identity asks the vault; at most one of the three ids of a managed identity is set."""
-
-    kind: IdentityKind = IdentityKind.AUTO
-    client_id: str = ""
-    object_id: str = ""
-    resource_id: str = ""
-
-    def __post_init__(self) -> None:
-        given = [name for name in ("client_id", "object_id", "resource_id") if getattr(self, name)]
-        if len(given) > 1:
-            raise UsageError(f"identity: {' and '.join(given)} are given, wanted one of them")
-        if given and self.kind not in (IdentityKind.AUTO, IdentityKind.MANAGED):
-            raise UsageError(f"identity: {given[0]} is for a managed identity, but kind is {self.kind}")
-
-
-ANY_IDENTITY = IdentitySettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +100,6 @@ def parse_settings(text: str) -> SidecarSettings:
     )
 
 
-def parse_identity_kind(text: str) -> IdentityKind:
-    """A word of `IdentityKind`, empty for the default; UsageError for another one."""
-    try:
-        return IdentityKind(text or "auto")
-    except ValueError:
-        raise UsageError(f"identity: {text[:32]!r}, wanted one of {', '.join(IdentityKind)}") from None
-
-
 def _kind(text: str) -> IdentityKind:
     try:
         return parse_identity_kind(text)
@@ -172,7 +137,10 @@ def _endpoint(part: JsonObject) -> CertificateEndpoint | None:
 
 def _kind_of_host(address: str) -> EndpointKind:
     """What an address without a type must be: settings older than `endpoint_type` name Azure's cache."""
-    host = urlsplit(address if "//" in address else f"//{address}").hostname or ""
+    try:
+        host = urlsplit(address if "//" in address else f"//{address}").hostname or ""
+    except ValueError:
+        host = ""  # refused where the endpoint is made
     if host.endswith(".amd.com"):
         return EndpointKind.AMD
     return EndpointKind.LOCAL_THIM if host == "169.254.169.254" else EndpointKind.AZURE_CACHE

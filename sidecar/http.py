@@ -17,16 +17,18 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 import certifi
 import httpx
 import tenacity
 import trio
-from cryptography import x509
 
 from sidecar.errors import ServiceError, UsageError
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 log = logging.getLogger(__name__)
 
@@ -231,6 +233,8 @@ def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
 
 def trusted_roots(ca_file: Path | None = None) -> list[x509.Certificate]:
     """The same roots as certificates, for chains that come inside signed answers."""
+    from cryptography import x509  # 11 MiB, which a driver that only needs TLS goes without
+
     context = tls_context(ca_file)
     return [x509.load_der_x509_certificate(der) for der in context.get_ca_certs(binary_form=True)]
 

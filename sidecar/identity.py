@@ -22,10 +22,9 @@ from urllib.parse import urlsplit
 
 import trio
 
-from sidecar.config import ANY_IDENTITY, IdentityKind, IdentitySettings, parse_identity_kind
 from sidecar.errors import IdentityError, MalformedInput
 from sidecar.http import CA_VARIABLE
-from sidecar.jose import parse_jws, payload_object
+from sidecar.identities import ANY_IDENTITY, IdentityKind, IdentitySettings, parse_identity_kind
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
@@ -220,6 +219,8 @@ def describe_token(token: AccessToken) -> str:
 
     The token is not verified; it only ever says who we are ourselves.
     """
+    from sidecar.jose import parse_jws, payload_object  # and with it what a driver goes without
+
     try:
         claims = payload_object(parse_jws(token.text))
     except MalformedInput:
@@ -232,7 +233,10 @@ def describe_token(token: AccessToken) -> str:
 def _login_host(environ: Mapping[str, str]) -> str:
     """Host of the token authority, from AZURE_AUTHORITY_HOST with or without scheme."""
     text = environ.get("AZURE_AUTHORITY_HOST") or _LOGIN_HOSTS[0]
-    return urlsplit(text if "//" in text else f"//{text}").hostname or ""
+    try:
+        return urlsplit(text if "//" in text else f"//{text}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _credential(

@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlencode
 
-from cryptography import x509
-
 from sidecar import akv, maa
 from sidecar.akvkeys import KeyBundle, parse_key_bundle
 from sidecar.config import DEFAULTS, USER_AGENT, SidecarSettings
@@ -30,6 +28,7 @@ from sidecar.hosts import Host, Hosts, ServiceKind
 from sidecar.http import CA_VARIABLE, Http, Response, tls_context, trusted_roots
 from sidecar.identity import AccessToken, GivenToken, TokenSource, choose_identity, describe_token
 from sidecar.jwk import Jwk, parse_jwks
+from sidecar.serverchain import Roots, store_of
 from sidecar.serviceerror import ErrorBody, parse_error_body
 
 _JSON = {"content-type": "application/json"}
@@ -85,7 +84,7 @@ class Vault:
     http: Http
     host: Host
     tokens: TokenSource
-    roots: tuple[x509.Certificate, ...]
+    roots: Roots
 
     async def call(
         self,
@@ -192,7 +191,7 @@ class Services:
     http: Http
     hosts: Hosts
     tokens: TokenSource
-    roots: tuple[x509.Certificate, ...]
+    roots: Roots
     user_agent: str = USER_AGENT
 
     def authority(self, text: str) -> Authority:
@@ -231,4 +230,4 @@ async def open_services(
     else:
         tokens = choose_identity(environ, settings.identity, patience=patience)
     async with Http(tls_context(ca_file)) as http:
-        yield Services(http, hosts, tokens, tuple(trusted_roots(ca_file)), settings.user_agent)
+        yield Services(http, hosts, tokens, store_of(trusted_roots(ca_file)), settings.user_agent)

@@ -92,7 +92,7 @@ class WriteBack:
         self._flushes: set[_Waiter] = set()
         self._writers: set[_Waiter] = set()
         self._in_flight = 0
-        self._is_failing = False
+        self._failure: Exception | None = None
         self.unstored = Unstored(settings.block_bytes // PAGE, settings.put_bytes // PAGE)
         self.refusal: ReadOnlyDevice | None = None
         self.failures = 0
@@ -112,16 +112,21 @@ class WriteBack:
         return number in self.unstored or len(self.unstored) < self._settings.dirty_blocks
 
     async def room(self, number: int) -> None:
-        """Wait until it may.
+        """Wait until it may; not at all while the last put is one that failed.
+
+        The kernel sends what it has to write a few requests at a time. If each waited for as long as a put
+        may take, a store that is gone would hold it up for many times that.
 
         Raises:
-            EncfsError: storing failed while we waited.
+            EncfsError: storing failed, before or while we waited.
         """
         waiter = _Waiter(None)
         self._writers.add(waiter)
         try:
             self.unstored.retry_now()
             self._start()
+            if self._failure is not None:
+                raise copy.copy(self._failure) from self._failure
             waiter.patience = max(1, self._in_flight)
             while not self.has_room(number):
                 waiter.check()
@@ -223,8 +228,8 @@ class WriteBack:
 
     def _stored(self, put: Put) -> None:
         self.unstored.done(put)
-        if self._is_failing:
-            self._is_failing = False
+        if self._failure is not None:
+            self._failure = None
             log.info("the store takes writes again")
         for block, _, _ in put.parts:
             self._table.settle(block)
@@ -235,9 +240,9 @@ class WriteBack:
         self.failures += 1
         if isinstance(error, ReadOnlyDevice):
             self.refusal = error
-        if not self._is_failing:
-            self._is_failing = True
+        if self._failure is None:
             log.warning("writes are not stored, and kept to be tried again: %s", error)
+        self._failure = error
         now = trio.current_time()
         pauses = (self._pause(block.failures) for block, _, _ in put.parts)
         for waiter in (*self._writers, *self._flushes):

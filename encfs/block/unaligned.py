@@ -9,14 +9,41 @@ Kind: layer
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from types import TracebackType
 
 import trio
 
 from encfs.block.buffers import BufferPool
 from encfs.block.device import BlockDevice, Buffer
 from encfs.errors import BadRequest
+
+
+class _Hold:
+    """Blocks `first` to before `end`, held for the length of an `async with`; others wait for them.
+
+    A list of the few requests under way costs less than a lock for each block.
+    """
+
+    __slots__ = ("_freed", "_held", "end", "first")
+
+    def __init__(self, held: list[_Hold], freed: trio.lowlevel.ParkingLot, first: int, end: int) -> None:
+        self._held, self._freed = held, freed
+        self.first, self.end = first, end
+
+    def _is_free(self) -> bool:
+        return all(self.end <= other.first or other.end <= self.first for other in self._held)
+
+    async def __aenter__(self) -> None:
+        while self._held and not self._is_free():
+            await self._freed.park()
+        self._held.append(self)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._held.remove(self)
+        if self._freed:
+            self._freed.unpark_all()
 
 
 class Unaligned:
@@ -34,8 +61,8 @@ class Unaligned:
         self.pool = pool
         self.size = below.size
         self.read_only = below.read_only
-        self._busy: set[int] = set()
-        self._freed = trio.Condition()
+        self.held: list[_Hold] = []
+        self.freed = trio.lowlevel.ParkingLot()
 
     def _check(self, offset: int, length: int) -> None:
         if offset < 0 or offset + length > self.size:
@@ -84,23 +111,9 @@ class Unaligned:
             scratch[within : within + len(part)] = part
             await self.below.write(block, scratch)
 
-    @asynccontextmanager
-    async def _holding(self, first: int, count: int) -> AsyncIterator[None]:
+    def _holding(self, first: int, count: int) -> _Hold:
         """Keep every other write away from `count` blocks, starting with block number `first`."""
-        blocks = range(first, first + count)
-        if not self._busy.isdisjoint(blocks):
-            async with self._freed:
-                while not self._busy.isdisjoint(blocks):
-                    await self._freed.wait()
-        self._busy.update(blocks)
-        try:
-            yield
-        finally:
-            self._busy.difference_update(blocks)
-            if self._freed.statistics().tasks_waiting:
-                with trio.CancelScope(shield=True):
-                    async with self._freed:
-                        self._freed.notify_all()
+        return _Hold(self.held, self.freed, first, first + count)
 
     async def flush(self) -> None:
         await self.below.flush()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+from encfs import cipher
 from encfs.errors import LayoutError
 from encfs.integrity.layout import new_layout
 from encfs.luks2 import token as tokens
@@ -22,6 +23,10 @@ from encfs.luks2.metadata import INTEGRITY, MAX_OBJECTS
 from encfs.luks2.unlock import Header
 
 _PRIORITIES = {None: "normal", 0: "only when named", 1: "normal", 2: "first"}
+_ENGINES = {
+    "compiled": "compiled, one call a request",
+    "python": "pure Python, slow: the package was installed without a compiler",
+}
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 LABEL_WIDTH = 14  # columns of the names on the left
 
@@ -55,7 +60,10 @@ class KeyslotSummary:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Everything `encfs info` shows; sizes and offsets in bytes."""
+    """Everything `encfs info` shows; sizes and offsets in bytes.
+
+    `engine` says what encrypts on this machine (`encfs.cipher`); all else is in the header.
+    """
 
     format: str
     uuid: str
@@ -83,6 +91,7 @@ class Summary:
     flags: tuple[str, ...]
     header_regions: tuple[Region, ...]
     warnings: tuple[str, ...]
+    engine: str
 
 
 def describe(header: Header, image_size: int, *, width: int = 80) -> str:
@@ -131,6 +140,7 @@ def summarise(header: Header, image_size: int) -> Summary:
         flags=metadata.config.flags or (),
         header_regions=_header_regions(header),
         warnings=header.warnings,
+        engine=cipher.ENGINE,
     )
 
 
@@ -214,6 +224,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         ("label", _shown(summary.label) or "(none)"),
         ("cipher", f"{summary.cipher}, key of {key}, sectors of {summary.sector_size} bytes"),
         ("protection", _protection(summary)),
+        ("engine", _ENGINES[summary.engine]),
         ("image", f"{human_size(summary.image_size)} ({summary.image_size} bytes)"),
         ("data", data + (", to the end of the image" if summary.data_to_end else "")),
         ("header", f"{mac}; sequence id {summary.sequence_id}, {_copies(summary)}"),

@@ -17,8 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Literal, TypeAlias
 
-from cryptography.hazmat.primitives.kdf.argon2 import Argon2i, Argon2id
-
 from encfs.errors import ForbiddenCipher, KdfCostTooHigh, MalformedMetadata, UnsupportedFeature, UsageError
 from encfs.keys import Secret
 from encfs.luks2.fields import Fields, Json, printable
@@ -145,6 +143,9 @@ def derive(kdf: Kdf, passphrase: Secret, size: int) -> bytes:
     """
     if isinstance(kdf, Pbkdf2):
         return hashlib.pbkdf2_hmac(kdf.hash, passphrase.reveal(), kdf.salt, kdf.iterations, size)
+    # Imported here: most keys are random, and their keyslots need no argon2.
+    from cryptography.hazmat.primitives.kdf.argon2 import Argon2i, Argon2id
+
     variant = Argon2id if kdf.variant == "argon2id" else Argon2i
     argon2 = variant(salt=kdf.salt, length=size, iterations=kdf.time, lanes=kdf.cpus, memory_cost=kdf.memory)
     try:

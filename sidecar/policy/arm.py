@@ -27,8 +27,10 @@ from sidecar.strictjson import JsonObject, load_object
 MAX_TEMPLATE = 4 << 20  # bytes; Resource Manager's own limit
 _MAX_STEPS = 200_000
 _MAX_DEPTH = 64
-_MAX_MADE = 64 << 20  # characters and items of all results together
+_MAX_HANDLED = 64 << 20  # characters and items that all functions together read and make
 _MAX_COPIES = 800  # iterations of one loop; Resource Manager's own limit
+# Resource Manager takes comments in templates. A string that does not end is left to the reader of JSON.
+_STRING_OR_COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\r\n]*|/\*.*?\*/', re.DOTALL)
 # Answered by the cloud, the clock or chance: nothing before the deployment knows them.
 _RUNTIME = re.compile(
     r"reference|references|list[a-z0-9]*|resourceid|subscriptionresourceid|tenantresourceid|extensionresourceid|"
@@ -70,7 +72,7 @@ class Template:
         self._known: dict[str, object] = {}
         self._open: list[str] = []
         self._steps = 0
-        self._made = 0
+        self._handled = 0
         for name in self._given:
             if find(self._declared, name, "template parameters") is None:
                 raise MalformedInput(
@@ -135,6 +137,12 @@ class Template:
         if depth > _MAX_DEPTH:
             raise MalformedInput(f"template: nested more than {_MAX_DEPTH} levels deep")
 
+    def _charge(self, *values: object) -> None:
+        """Account for what a function reads and makes."""
+        self._handled += sum(len(value) for value in values if isinstance(value, str | list | dict))
+        if self._handled > _MAX_HANDLED:
+            raise MalformedInput(f"template: its expressions handle over {_MAX_HANDLED} characters")
+
     # -- expressions ----------------------------------------------------------------------------------
 
     def _node(self, node: Node, scope: Scope, depth: int) -> object:
@@ -156,10 +164,10 @@ class Template:
         if "." in name:
             return self._user_function(node, scope, depth)
         if name in FUNCTIONS:
-            result = call(node.name, [self._node(one, scope, depth + 1) for one in node.arguments])
-            self._made += len(result) if isinstance(result, str | list | dict) else 1
-            if self._made > _MAX_MADE:
-                raise MalformedInput(f"template: its expressions make over {_MAX_MADE} characters")
+            arguments = [self._node(one, scope, depth + 1) for one in node.arguments]
+            self._charge(*arguments)
+            result = call(node.name, arguments)
+            self._charge(result)
             return result
         if _RUNTIME.fullmatch(name):
             raise KnownLater(
@@ -293,16 +301,36 @@ def parse_template(data: bytes, parameters: Sequence[bytes] = ()) -> Template:
     Raises:
         MalformedInput: not JSON, duplicate members, too large; a parameters file without `parameters`.
     """
-    body = load_object(without_mark(data), what="template", max_bytes=MAX_TEMPLATE)
+    body = load_object(template_text(data), what="template", max_bytes=MAX_TEMPLATE)
     values: JsonObject = {}
     for one in parameters:
-        given = load_object(without_mark(one), what="parameters file", max_bytes=MAX_TEMPLATE)
+        given = load_object(template_text(one), what="parameters file", max_bytes=MAX_TEMPLATE)
         if find(given, "parameters", "parameters file") is None:
             raise MalformedInput("parameters file: member 'parameters' is missing")
         later = find_object(given, "parameters", "parameters file")
         names = {name.lower() for name in later}
         values = {name: value for name, value in values.items() if name.lower() not in names} | later
     return Template(body, values)
+
+
+def template_text(data: bytes | str) -> str:
+    """A template's text with spaces for what JSON does not have: its comments, and a byte order mark.
+
+    Every character keeps its place, so that the text can be edited where its values are found.
+
+    Raises:
+        MalformedInput: not UTF-8.
+    """
+    try:
+        text = data if isinstance(data, str) else data.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise MalformedInput(f"template: not UTF-8 at byte {exc.start}") from None
+    blank = re.sub(r"^\ufeff", " ", text)
+    return _STRING_OR_COMMENT.sub(_without_comment, blank)
+
+
+def _without_comment(match: re.Match[str]) -> str:
+    return match[0] if match[0].startswith('"') else re.sub(r"[^\r\n]", " ", match[0])
 
 
 def without_mark(data: bytes) -> bytes:

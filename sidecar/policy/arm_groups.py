@@ -95,8 +95,8 @@ def _refuse_nested(root: object, what: str) -> None:
 
 
 def _condition(part: Part) -> bool:
-    wanted = part.truth("condition")
-    return wanted is None or wanted
+    """Whether the resource is deployed: not one that is there already, or whose condition is false."""
+    return part.truth("condition") is not False and not part.truth("existing")
 
 
 def _group(part: Part, resource: object, approve: Approve) -> ContainerGroup:
@@ -107,17 +107,33 @@ def _group(part: Part, resource: object, approve: Approve) -> ContainerGroup:
     properties = part.member("properties", part.what)
     if properties is None:
         raise MalformedInput(f"{part.what}: member 'properties' is missing")
+    if (properties.text("osType") or "").lower() == "windows":
+        raise MalformedInput(f"{part.what}: osType Windows", hint="policies are made for Linux containers")
     volumes = _volumes(properties)
     both = [*properties.members("containers"), *properties.members("initContainers")]
     confidential = properties.member("confidentialComputeProperties")
-    imports = confidential.members("standaloneFragments") if confidential is not None else []
+    standalone = confidential.members("standaloneFragments") if confidential is not None else []
+    fragments = [one.value() for one in standalone]
     return ContainerGroup(
         name=name,
         containers=check_names((_container(one, volumes, approve) for one in both), part.what),
-        existing=(confidential.text("ccePolicy") or "") if confidential is not None else "",
-        imports=tuple(_standalone(one) for one in imports),
+        existing=_existing(confidential) if confidential is not None else "",
+        imports=tuple(
+            parse_import(one, f"{part.what}: standaloneFragments")
+            for one in fragments
+            if not isinstance(one, str)
+        ),
+        standalone=tuple(one for one in fragments if isinstance(one, str)),
         default_fragment=_default_fragment(part),
     )
+
+
+def _existing(confidential: Part) -> str:
+    """The policy that the group carries; an expression without a value yet stands for itself."""
+    try:
+        return confidential.text("ccePolicy") or ""
+    except KnownLater as later:
+        return f"[{later}]"
 
 
 def _group_name(part: Part) -> str:
@@ -126,16 +142,6 @@ def _group_name(part: Part) -> str:
         return part.text("name") or part.what
     except KnownLater:
         return part.what
-
-
-def _standalone(part: Part) -> JsonObject:
-    value = part.value()
-    if isinstance(value, str):
-        raise MalformedInput(
-            f"{part.what}: {value!r} is a registry's reference, which says neither issuer nor svn",
-            hint="make its import with `sidecar policy fragment --generate-import` and pass it by -j FILE",
-        )
-    return parse_import(value, part.what)
 
 
 def _default_fragment(part: Part) -> bool | None:

@@ -141,7 +141,8 @@ class SecurityContext:
 class ContainerSpec:
     """A container as described, before its image is known.
 
-    `entrypoint` replaces the image's Entrypoint and Cmd, `arguments` replaces Cmd; None means not given.
+    `entrypoint` replaces the image's Entrypoint and Cmd, `arguments` replaces Cmd where it has any; None
+    means that the description knows no arguments.
     Mounts and rules that every container of the scenario has are added by the merge, not here.
     """
 
@@ -204,7 +205,9 @@ class ContainerGroup:
     """The containers that share one policy.
 
     `name` names the group in messages; `existing` is the policy it carries now, in base64; `imports` are the
-    fragments its own description asks for; `default_fragment` is None unless the description decides it.
+    fragments its own description asks for, `standalone` those it names by a registry's reference;
+    `default_fragment` is None unless the description decides it;
+    `notes` are warnings for whoever wrote it.
     """
 
     name: str
@@ -212,8 +215,10 @@ class ContainerGroup:
     scenario: Scenario = Scenario.ACI
     existing: str = ""
     imports: tuple[JsonObject, ...] = ()
+    standalone: tuple[str, ...] = ()
     default_fragment: bool | None = None
     default_fragment_last: bool = False
+    notes: tuple[str, ...] = ()
 
 
 # -- environment rules from text ------------------------------------------------------------------
@@ -240,7 +245,8 @@ def pattern_env(name: str, pattern: str, what: str) -> EnvRule:
     _check_name(name, what)
     check_re2(pattern, f"{what}: environment variable {name!r}")
     # Anchors of its own would stand in the middle, where nothing fits; from end to end they say nothing new.
-    pattern = pattern.removeprefix("^")
+    if pattern.startswith("^") and not pattern.startswith(("^?", "^*", "^+", "^{")):
+        pattern = pattern[1:]
     if pattern.endswith("$") and (len(pattern) - len(pattern[:-1].rstrip("\\"))) % 2:
         pattern = pattern[:-1]
     fenced = pattern if _PLAIN_PATTERN.fullmatch(pattern) else f"(?:{pattern})"

@@ -113,7 +113,7 @@ INFRASTRUCTURE_ISSUER = (
     "did:x509:0:sha256:I__iuL25oXEVFdTP_aBLx_eT1RPHbCQ_ECBQfYZpt9s::eku:1.3.6.1.4.1.311.76.59.1.3"
 )
 INFRASTRUCTURE_SVN = "4"
-# The UVM adds these two to policies of older frameworks by itself.
+# SIGKILL and SIGTERM; the UVM adds them to policies of older frameworks by itself.
 STOP_SIGNALS = (9, 15)
 
 

@@ -36,7 +36,7 @@ from sidecar.policy.containers_defaults import (
     WORKLOAD_IDENTITY_MOUNTS,
 )
 from sidecar.policy.containers_security import parse_security
-from sidecar.strictjson import load_object
+from sidecar.strictjson import as_object, load_object
 
 _MAX_CONFIG = 4 << 20
 _IDENTITY_LABEL = "azure.workload.identity/use"
@@ -57,6 +57,11 @@ def parse_config(data: bytes) -> ContainerGroup:
         MalformedInput: not of the format; the flat format of before 1.0; nothing to admit.
     """
     body = load_object(without_mark(data), what="configuration", max_bytes=_MAX_CONFIG)
+    flat = is_flat(body)
+    if flat:
+        body = body | {
+            "containers": [_unflattened(one) for one in find_list(body, "containers", "configuration")]
+        }
     place = _Place(_scenario(body), _identity(body))
     containers = [_container(one, place) for one in find_list(body, "containers", "configuration")]
     imports = [
@@ -72,7 +77,47 @@ def parse_config(data: bytes) -> ContainerGroup:
         scenario=place.scenario,
         imports=tuple(imports),
         default_fragment_last=True,
+        notes=("configuration: the flat format of before version 1.0 is deprecated",) if flat else (),
     )
+
+
+def is_flat(body: JsonObject) -> bool:
+    """Whether a configuration is in the format of before version 1.0: a container names its image itself."""
+    containers = find_list(body, "containers", "configuration")
+    return any(
+        isinstance(one, dict) and find(one, "containerImage", "container") is not None for one in containers
+    )
+
+
+def _unflattened(value: object) -> JsonObject:
+    """A container of the flat format in the form of version 1.0."""
+    flat = as_object(value, "configuration: a container of the flat format")
+    image = find_text(flat, "containerImage", "container")
+    what = f"container {image!r}"
+    context = find_object(flat, "securityContext", what)
+    if find_bool(flat, "allow_elevated", what):
+        context = context | {"privileged": True}
+    variables = [
+        {name: member for name, member in one.items() if name != "strategy"}
+        | {"regex": find_text(one, "strategy", what) == "re2"}
+        for one in _objects(flat, "environmentVariables", what)
+    ]
+    mounts = [
+        {"readOnly": find_bool(one, "readonly", what) or False}
+        | {name: member for name, member in one.items() if name.lower() != "readonly"}
+        for one in _objects(flat, "mounts", what)
+    ]
+    kept = ("command", "workingDir", "execProcesses", "livenessProbe", "readinessProbe", "configMap")
+    return {
+        "name": find_text(flat, "name", what) or image,
+        "properties": {name: find(flat, name, what) for name in kept}
+        | {
+            "image": image,
+            "environmentVariables": variables,
+            "volumeMounts": mounts,
+            "securityContext": context,
+        },
+    }
 
 
 def _scenario(body: JsonObject) -> Scenario:
@@ -90,11 +135,6 @@ def _identity(body: JsonObject) -> bool:
 def _container(value: object, place: _Place) -> ContainerSpec:
     if not isinstance(value, dict):
         raise MalformedInput(f"configuration: a container is {kind(value)}, wanted an object")
-    if find(value, "containerImage", "container") is not None:
-        raise MalformedInput(
-            "configuration: a container in the flat format of before version 1.0",
-            hint='move its members under "properties", and name its image "image"',
-        )
     properties = find_object(value, "properties", "container")
     image = find_text(properties, "image", "container")
     name = find_text(value, "name", "container") or image

@@ -123,6 +123,9 @@ def _group(resource: JsonObject, named: str, sources: Sources, approve: Approve)
     identity = labels.get(_WORKLOAD_IDENTITY_LABEL) == "true"
     volumes = _read_only_volumes(spec, resource, what)
     both = find_list(spec, "containers", what) + find_list(spec, "initContainers", what)
+    selector = find_object(spec, "nodeSelector", what)
+    if "windows" in (selector.get("kubernetes.io/os"), find_object(spec, "os", what).get("name")):
+        raise MalformedInput(f"{what}: runs on Windows", hint="policies are made for Linux containers")
     context = find_object(spec, "securityContext", what)
     containers = [
         _container(_as_object(one, f"{what}: container"), context, volumes, sources, identity, approve)
@@ -164,6 +167,8 @@ def _container(
     what = f"container {name!r}"
     if not image or not name:
         raise MalformedInput(f"{what}: no image")
+    if find_list(container, "volumeDevices", what):
+        raise MalformedInput(f"{what}: volumeDevices are not supported", hint="no policy can admit a device")
     security = parse_security(_merged_context(pod_context, container, what), what)
     env = parse_env(container, sources, approve, what)
     command, arguments = (
@@ -174,7 +179,7 @@ def _container(
         name=name,
         image=image,
         entrypoint=command or None,
-        arguments=arguments or None,
+        arguments=arguments,
         env=_with_identity(env) if identity else env,
         mounts=(WORKLOAD_IDENTITY_MOUNTS if identity else ())
         + _mounts(container, volumes, what)

@@ -20,6 +20,7 @@ from sidecar.policy.containers import (
     ContainerEntry,
     ContainerSpec,
     EnvRule,
+    ExecProcess,
     Mount,
     Scenario,
     check_path,
@@ -64,6 +65,7 @@ class MergeOptions:
     users_as_ids: bool = False
     require_env: bool = False
     identity_2026: bool = False
+    repeat_processes: bool = False
 
 
 def merge(spec: ContainerSpec, image: ResolvedImage, options: MergeOptions) -> ContainerEntry:
@@ -81,7 +83,7 @@ def merge(spec: ContainerSpec, image: ResolvedImage, options: MergeOptions) -> C
         command=_command(spec, image),
         env_rules=_env(spec, image, options, what),
         mounts=_mounts(spec, options),
-        exec_processes=spec.exec_processes + (DEBUG_SHELLS if options.debug else ()),
+        exec_processes=_processes(spec, options),
         signals=_signals(image, options.signals, what),
         user=user_rule(spec.security, image, what, as_ids=options.users_as_ids),
         capabilities=capabilities_of(spec.security),
@@ -110,7 +112,13 @@ def _command(spec: ContainerSpec, image: ResolvedImage) -> tuple[str, ...] | Non
     if spec.entrypoint:
         return spec.entrypoint + (spec.arguments or ())
     command = image.config.entrypoint + (spec.arguments or image.config.cmd)
-    return command or None
+    # Where nobody says a command, policies of Kubernetes objects have an empty list and all others null.
+    return command or (None if spec.arguments is None else ())
+
+
+def _processes(spec: ContainerSpec, options: MergeOptions) -> tuple[ExecProcess, ...]:
+    processes = spec.exec_processes + (DEBUG_SHELLS if options.debug else ())
+    return processes if options.repeat_processes else tuple(dict.fromkeys(processes))
 
 
 def _env(spec: ContainerSpec, image: ResolvedImage, options: MergeOptions, what: str) -> tuple[EnvRule, ...]:

@@ -76,28 +76,14 @@ def generate(
     Raises:
         MalformedInput: a container and its image do not go together.
     """
-    merging = MergeOptions(
-        scenario=group.scenario,
-        debug=options.debug,
-        stdio=options.stdio,
-        omit_id=options.omit_id,
-        signals=() if options.versions.signals_by_default else STOP_SIGNALS,
-        users_as_ids=options.users_as_ids,
-        require_env=options.require_env,
-        identity_2026=options.identity_2026,
-    )
-    merged = [merge(spec, images[spec.image], merging) for spec in group.containers]
-    own: tuple[Entry, ...] = (
-        *(entry for entry in merged if not any(covers(one, entry) for one in options.covering)),
-        *options.further,
-    )
-    fragments = _fragments(group, options)
+    own = container_entries(group, images, options)
     if group.containers and is_sidecar(group.containers[0].image):
         texts = [sidecar_text(own, options.versions, pretty=pretty) for pretty in (False, True)]
         return GroupPolicy(group, own, (), *texts)
     # A group of the service's own containers only brings its own pause container.
     if not own or options.further or not all(is_sidecar(spec.image) for spec in group.containers):
-        own += (pause_container(stdio=options.stdio, signals=merging.signals),)
+        own += (pause_container(stdio=options.stdio, signals=_signals(options)),)
+    fragments = _fragments(group, options)
     flags = Flags(
         dump_stacks=options.debug,
         runtime_logging=options.debug,
@@ -105,6 +91,33 @@ def generate(
     )
     policy = Policy(own, fragments, flags, options.versions)
     return GroupPolicy(group, own, fragments, policy.text(), policy.text(pretty=True))
+
+
+def container_entries(
+    group: ContainerGroup, images: Mapping[str, ResolvedImage], options: GenerateOptions
+) -> tuple[Entry, ...]:
+    """The entries of a group's own containers, as a policy or a fragment lists them; no pause container.
+
+    Arguments and errors as of `generate`.
+    """
+    merging = MergeOptions(
+        scenario=group.scenario,
+        debug=options.debug,
+        stdio=options.stdio,
+        omit_id=options.omit_id,
+        signals=_signals(options),
+        users_as_ids=options.users_as_ids,
+        require_env=options.require_env,
+        identity_2026=options.identity_2026,
+        repeat_processes=options.versions.repeats_processes,
+    )
+    merged = [merge(spec, images[spec.image], merging) for spec in group.containers]
+    kept = (entry for entry in merged if not any(covers(one, entry) for one in options.covering))
+    return (*kept, *options.further)
+
+
+def _signals(options: GenerateOptions) -> tuple[int, ...]:
+    return STOP_SIGNALS if options.versions.names_stop_signals else ()
 
 
 def covers(fragment: Entry, entry: Entry) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sidecar.errors import DigestMismatch, UsageError
+from sidecar.policy.arm import without_mark
 from sidecar.policy.containers import ContainerGroup, ContainerSpec
 from sidecar.policy.images import HashedImage, Progress, hash_image
 from sidecar.policy.images_names import ImageName, PathName, parse_name, parse_registry_name
@@ -41,16 +42,27 @@ def read_archives(path: Path, read: Callable[[Path], bytes]) -> Archives:
         MalformedInput: JSON that is not of the form.
         UsageError: it cannot be read.
     """
-    if path.suffix.lower() != ".json" or path.is_dir():
+    if not _is_json(path):
         return Archives(only=path)
     what = f"file {path}"
     # Paths are relative to the file that holds them, so that it can be moved with its archives.
-    mapping = load_object(read(path), what=what)
+    mapping = load_object(without_mark(read(path)), what=what)
     return Archives(
         by_name={
             _full(name): path.parent / as_text(one, f"{what}: {name!r}") for name, one in mapping.items()
         }
     )
+
+
+def _is_json(path: Path) -> bool:
+    """Whether a file is a mapping: no archive begins with a brace."""
+    try:
+        if path.is_dir():
+            return False
+        with path.open("rb") as file:
+            return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+    except OSError as exc:
+        raise UsageError(f"file {path}: {exc.strerror}") from exc
 
 
 def image_places(groups: Iterable[ContainerGroup], archives: Archives, folder: Path) -> dict[str, ImageName]:

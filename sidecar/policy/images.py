@@ -123,7 +123,6 @@ def _hash_layers(image: OpenedImage, *, cache: LayerCache, progress: Progress | 
     total = len(image.layers)
     layers: list[HashedLayer] = []
     for number, layer in enumerate(image.layers):
-        trio.from_thread.check_cancelled()
         tell = None if progress is None else partial(progress, number, total, layer.size)
         layers.append(_hash_one(layer, f"{image.name}: layer {number}", cache, tell))
     return HashedImage(image, tuple(layers))
@@ -135,15 +134,22 @@ def _hash_one(
     found = cache.get(layer.digest)
     if found is not None and found.diff_id == layer.diff_id:
         return HashedLayer(layer.digest, layer.diff_id, found.result, cached=True)
+
+    def tell(count: int) -> None:
+        trio.from_thread.check_cancelled()
+        if progress is not None:
+            progress(count)
+
     with layer.open() as source:
-        packed = CheckedStream(source, layer.digest, what, size=layer.size, progress=progress)
+        packed = CheckedStream(source, layer.digest, what, size=layer.size, progress=tell)
         unpacked = CheckedStream(decompressed(packed, what), layer.diff_id, f"{what}, uncompressed")
         try:
             result = hash_layer(unpacked)
         except LayerRejected as exc:
             # Damage in transit shows as a malformed archive first; the digest tells whose fault it is.
             packed.verify()
-            raise type(exc)(f"{what}: {exc}", hint=exc.hint) from exc
+            text = str(exc) if str(exc).startswith(what) else f"{what}: {exc}"
+            raise type(exc)(text, hint=exc.hint) from exc
         packed.verify()
         unpacked.verify()
     cache.put(layer.digest, CachedLayer(layer.diff_id, result))

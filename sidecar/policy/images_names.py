@@ -5,7 +5,7 @@
     oci:PATH[:NAME]                 an OCI layout
     containers-storage:[[DRIVER@]ROOT]NAME    where buildah and podman keep images
     docker://NAME                   a registry
-    PATH                            a file or folder that is there, of any of the first three kinds
+    PATH                            of any of the first three kinds; starts with / ./ ../ or ends with .tar
     NAME                            a registry: [HOST[:PORT]/]PATH[:TAG][@DIGEST]
 
 Spec: containers-transports(5); the grammar of names is that of the distribution project's reference package.
@@ -75,7 +75,7 @@ ImageName = PathName | StorageName | RegistryName
 
 
 def parse_name(text: str) -> ImageName:
-    """Read an image's name; a bare one is a path when it looks like one (`/`, `./`, `../` at its start).
+    """Read an image's name; one without prefix is a path when it looks like one, whatever lies on disk.
 
     Raises:
         UsageError: it is none.
@@ -91,7 +91,7 @@ def parse_name(text: str) -> ImageName:
         if found is None:
             raise UsageError(f"image {text!r}, wanted containers-storage:[DRIVER@ROOT]NAME")
         return StorageName(found["name"], found["driver"] or "", found["root"] or "")
-    if text.startswith(("/", "./", "../")):
+    if text.startswith(("/", "./", "../")) or text.endswith(".tar"):
         return PathName(Path(text))
     return parse_registry_name(rest[2:] if scheme == "docker" and rest.startswith("//") else text)
 
@@ -110,11 +110,11 @@ def parse_registry_name(text: str) -> RegistryName:
         host, path = first, rest
     else:
         host, path = HUB, name
-    path, _, tag = path.partition(":")
+    path, colon, tag = path.partition(":")
     if host in (HUB, f"index.{HUB}"):
         host, path = HUB_HOST, path if "/" in path else f"library/{path}"
     wrong = not _HOST.match(host) or not _PATH.match(path) or len(path) > _MAX_NAME
-    if wrong or (tag and not _TAG.match(tag)) or ("@" in text and not digest):
+    if wrong or (colon and not _TAG.match(tag)) or ("@" in text and not digest):
         raise UsageError(
             f"image {text[:300]!r}, wanted [HOST[:PORT]/]PATH[:TAG][@DIGEST] or a file",
             hint="a file is written with its path, like ./image.tar",

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from sidecar.errors import MalformedInput
-from sidecar.policy.arm import MAX_TEMPLATE
+from sidecar.policy.arm import MAX_TEMPLATE, template_text
 from sidecar.strictjson import load_json
 
 PropertyPath = Sequence[str | int]
@@ -46,12 +46,12 @@ def inject_template(text: str, resource: PropertyPath, encoded: str) -> str:
 
 def _load(text: str) -> object:
     # The policy itself may be larger than the template it goes into.
-    return load_json(text.removeprefix("\ufeff"), what="template", max_bytes=2 * MAX_TEMPLATE)
+    return load_json(template_text(text), what="template", max_bytes=2 * MAX_TEMPLATE)
 
 
 def set_member(text: str, path: PropertyPath, value: str) -> str:
     """JSON text with one string set; missing members are added, names are matched without case."""
-    node, step = _Reader(text).document(), 0
+    node, step = _Reader(template_text(text)).document(), 0
     while step < len(path):
         child = node.child(path[step])
         if child is None:
@@ -85,7 +85,7 @@ class _Reader:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._at = 1 if text.startswith("\ufeff") else 0
+        self._at = 0
 
     def document(self) -> _Value:
         self._skip()

@@ -79,6 +79,8 @@ class CheckedStream:
         buffer = memoryview(bytearray(_CHUNK))
         while self.readinto(buffer):
             pass
+        if self._size is not None and self.count != self._size:
+            raise DigestMismatch(f"{self._what}: {self.count} bytes, wanted {self._size}", hint=LYING_HINT)
         found = f"{self._hash.name}:{self._hash.hexdigest()}"
         if found != self._digest:
             raise DigestMismatch(
@@ -88,7 +90,7 @@ class CheckedStream:
 
     def _too_long(self) -> None:
         if self._size is not None:
-            raise DigestMismatch(f"{self._what}: over {self._size} bytes, which is its size")
+            raise DigestMismatch(f"{self._what}: over {self._size} bytes, its size", hint=LYING_HINT)
         raise LayerRejected(f"{self._what}: over {self._limit} bytes")
 
 

@@ -52,7 +52,7 @@ class Folder(Protocol):
 
 
 class Directory:
-    """Files of a directory; links out of it are not followed."""
+    """Files of a directory. A name leads nowhere else, and a file that is a link is refused."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -62,11 +62,14 @@ class Directory:
 
     def open(self, name: str) -> io.RawIOBase:
         path = self._path / name
+        if name.startswith("/") or ".." in name.split("/") or "\0" in name:
+            raise UsageError(f"{self._path}: {name[:200]}: leads out of the folder")
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as exc:
-            reason = "is a symbolic link" if exc.errno == errno.ELOOP else exc.strerror
-            raise UsageError(f"{path}: {reason}", hint="the layout is incomplete; write it again") from exc
+            if exc.errno == errno.ELOOP:
+                raise UsageError(f"{path}: is a symbolic link", hint="copy the folder with cp -rL") from exc
+            raise UsageError(f"{path}: {exc.strerror}", hint="is the layout complete?") from exc
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise UsageError(f"{path}: not a regular file")

@@ -23,7 +23,7 @@ import trio
 
 from sidecar.errors import DigestMismatch, ServiceError, SidecarError, UsageError
 from sidecar.http import CA_VARIABLE, TRIES, Http, Response, StreamedResponse, tls_context
-from sidecar.identity import choose_identity
+from sidecar.identity import TokenSource, choose_identity
 from sidecar.policy.images_names import RegistryName
 from sidecar.policy.oci import INDEX_TYPES, MANIFEST_TYPES, MAX_DOCUMENT, Descriptor, Platform, digest_of
 from sidecar.policy.oci_source import OpenedImage, open_image
@@ -206,8 +206,8 @@ class Registry:
         self, url: str, answered: Mapping[str, str], headers: Mapping[str, str]
     ) -> tuple[str, Mapping[str, str]]:
         """Where to go on, and with what; a token goes to no other host."""
-        target = urljoin(url, answered.get("location", ""))
         try:
+            target = urljoin(url, answered.get("location", ""))
             old, new = urlsplit(url), urlsplit(target)
             port = new.port
         except ValueError:
@@ -234,9 +234,18 @@ class Registry:
 
 @asynccontextmanager
 async def open_registry(
-    name: RegistryName, environ: Mapping[str, str], *, http: Http | None = None
+    name: RegistryName,
+    environ: Mapping[str, str],
+    *,
+    http: Http | None = None,
+    identity: TokenSource | None = None,
 ) -> AsyncIterator[Registry]:
     """A client for one image's repository.
+
+    Args:
+        environ: where logins, the CA file and the managed identity's settings are.
+        http: replaces the client; closed at the end.
+        identity: replaces the identity that `environ` speaks of.
 
     Raises:
         UsageError, MalformedInput, IdentityError: the user's login cannot be read.
@@ -246,10 +255,17 @@ async def open_registry(
     ca_file = environ.get(CA_VARIABLE)
     async with http or Http(tls_context(Path(ca_file) if ca_file else None)) as client:
         base = await _base_url(client, name.host)
-        auth = Authorizer(client, name, credentials, choose_identity(environ))
+        auth = Authorizer(client, name, credentials, identity or choose_identity(environ))
+        # The caller's errors go to the caller as they are, not in the nursery's group.
+        error: SidecarError | None = None
         async with trio.open_nursery() as tasks:
-            yield Registry(client, name, base, auth, tasks)
+            try:
+                yield Registry(client, name, base, auth, tasks)
+            except SidecarError as exc:
+                error = exc
             tasks.cancel_scope.cancel()
+        if error is not None:
+            raise error
 
 
 def open_remote(registry: Registry, name: RegistryName, platform: Platform) -> OpenedImage:

@@ -35,6 +35,8 @@ _ACR_AUDIENCES = {
     ".azurecr.cn": "https://management.chinacloudapi.cn",
     ".azurecr.us": "https://management.usgovcloudapi.net",
 }
+# A token that is refused this soon has not expired.
+_FRESH_SECONDS = 30
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -71,9 +73,9 @@ class Authorizer:
         self._identity = identity
         self._header = ""
         self._as_identity = False
-        # Reading and writing are asked for apart: each scope once as the user, once as the identity.
-        self._asked: set[str] = set()
-        self._exchanged: set[str] = set()
+        # When a token was last asked for, by scope (reading and writing are apart): as user, as identity.
+        self._asked: dict[str, float] = {}
+        self._exchanged: dict[str, float] = {}
         self._lock = trio.Lock()
 
     def headers(self) -> Mapping[str, str]:
@@ -104,19 +106,27 @@ class Authorizer:
 
     async def _use_bearer(self, challenge: Challenge) -> bool:
         scope = challenge.scope or f"repository:{self._name.path}:pull"
-        if scope not in self._asked and not self._as_identity:
-            self._asked.add(scope)
+        token = ""
+        if not self._as_identity and self._may_ask(self._asked, scope):
             token = await self._fetch(challenge, scope)
-            if token:
-                self._header = f"Bearer {token}"
-                return True
         audience = audience_of(self._name.host)
-        if self._credentials is None and audience and scope not in self._exchanged:
-            self._exchanged.add(scope)
+        may = self._credentials is None and bool(audience)
+        if not token and may and self._may_ask(self._exchanged, scope):
             self._as_identity = True
-            self._header = f"Bearer {await self._exchange(audience, scope)}"
-            return True
-        return False
+            token = await self._exchange(audience, scope)
+        if not token:
+            return False
+        self._header = f"Bearer {token}"
+        return True
+
+    @staticmethod
+    def _may_ask(asked: dict[str, float], scope: str) -> bool:
+        """Whether to ask for a token of this scope: not when the last one is too young to have expired."""
+        now = trio.current_time()
+        if scope in asked and now - asked[scope] < _FRESH_SECONDS:
+            return False
+        asked[scope] = now
+        return True
 
     async def _fetch(self, challenge: Challenge, scope: str) -> str:
         """A token of the registry's token service; empty when it refuses."""
@@ -168,10 +178,12 @@ def _token_in(answer: Response) -> str:
 
 
 def _member(answer: Response, key: str) -> str:
+    what = "answer of the token service"
+    if answer.status >= 500 or answer.status == 429:
+        raise ServiceError(f"{what}: status {answer.status}", hint="try again later")
     if answer.status != 200:
         log.debug("token service: status %d", answer.status)
         return ""
-    what = "answer of the token service"
     token = optional_text(load_object(answer.body, what=what), key, what) or ""
     # It becomes part of a header.
     return token if token.isascii() and token.isprintable() else ""

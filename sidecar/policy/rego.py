@@ -83,9 +83,14 @@ class Versions:
                 raise UsageError(f"{words} {version!r}: wanted one from {oldest} to {newest}")
 
     @property
-    def signals_by_default(self) -> bool:
-        """Whether the UVM adds the two usual signals to every container by itself."""
-        return _order(self.framework) < _order("0.4.1")
+    def names_stop_signals(self) -> bool:
+        """Whether entries name the two usual signals: newer UVMs do not add them, newer tools always do."""
+        return _order(self.framework) >= _order("0.4.1") or _order(self.api) >= _order("0.11.0")
+
+    @property
+    def repeats_processes(self) -> bool:
+        """Whether two equal probes are listed twice, as older tools do; it changes nothing but the digest."""
+        return _order(self.api) < _order("0.11.0")
 
 
 DEFAULT_VERSIONS = Versions()

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from fakes.commands import Commands
 from fakes.policies import container, policy_text
-from fakes.registries import docker_registry, get, put_image
+from fakes.registries import get, put_image
+from fakes.registry import run_registry
 
 from sidecar.errors import ExitCode
 
@@ -20,8 +21,8 @@ SIGNING = ("-k", "keys/key.pem", "--chain", "keys/chain.pem")
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with docker_registry(tmp_path_factory.mktemp("registry")) as found:
-        yield found
+    with run_registry(tmp_path_factory.mktemp("registry")) as running:
+        yield running.host
 
 
 @pytest.fixture
@@ -150,3 +151,21 @@ def test_what_does_not_verify_is_neither_pushed_nor_pulled(commands: Commands, h
 def test_options_that_do_not_go_together(commands: Commands, words: tuple[str, ...], message: str) -> None:
     done = commands.run(*FRAGMENT, "-n", "contoso", "--svn", "1", *words)
     assert (done.code, message in done.err) == (ExitCode.USAGE, True)
+
+
+def test_a_template_names_a_standalone_fragment(commands: Commands, host: str) -> None:
+    feed = f"{host}/fragments/standalone"
+    said = ("-n", "contoso", "--svn", "3", "--from-policy", "a.rego", "--no-print", "-f", feed)
+    commands.run(*FRAGMENT, *said, *SIGNING, "-u", check=True)
+    put_image(host, "standalone", "1.0")
+    container = {"name": "c", "properties": {"image": f"{host}/standalone:1.0"}}
+    properties = {
+        "containers": [container],
+        "confidentialComputeProperties": {"standaloneFragments": [f"{feed}:3"]},
+    }
+    group = {"type": "Microsoft.ContainerInstance/containerGroups", "name": "g", "properties": properties}
+    (commands.folder / "t.json").write_text(json.dumps({"resources": [group]}))
+    done = commands.run("sidecar", "policy", "generate", "-a", "t.json", "--outraw", check=True)
+    (statement,) = json.loads(commands.run(*FRAGMENT, "-g", "-p", f"{feed}:3", check=True).out)["fragments"]
+    fragments = json.loads(done.out.partition("fragments := ")[2].partition("\n\n")[0])
+    assert fragments[1:] == [statement]

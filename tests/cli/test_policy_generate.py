@@ -13,21 +13,26 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes.commands import Commands
 from fakes.layer_tars import directory, file, make_tar
+from fakes.oci_images import Blobs, digest, docker_files, layout_files, write_archive, write_folder
 from fakes.uvm import Uvm
 
 from sidecar import cli_policy_generate
 from sidecar.errors import SidecarError
 from sidecar.policy.containers import ContainerGroup, ContainerSpec
+from sidecar.policy.fragment import load_signer, sign_fragment
+from sidecar.policy.fragment_text import build_fragment_text
 from sidecar.policy.generate_images import Archives, image_places
 from sidecar.policy.images_names import RegistryName
 from sidecar.policy.layers import hash_layer
 from sidecar.policy.parse import parse_policy
+from sidecar.policy.testchain import make_test_chain
 
 NAME = "registry.example/app:1"
 BASE = make_tar(
@@ -43,15 +48,7 @@ TOP = make_tar(
         file("server", b"#!/bin/sh\n", mode=0o755),
     ],
 )
-CONFIG = {
-    "architecture": "amd64",
-    "os": "linux",
-    "config": {"Env": ["PATH=/bin", "MODE=slow"], "Entrypoint": ["/server"], "Cmd": ["-v"], "User": "app"},
-    "rootfs": {
-        "type": "layers",
-        "diff_ids": [f"sha256:{hashlib.sha256(one).hexdigest()}" for one in (BASE, TOP)],
-    },
-}
+CONFIG = {"Env": ["PATH=/bin", "MODE=slow"], "Entrypoint": ["/server"], "Cmd": ["-v"], "User": "app"}
 
 
 def root_hashes() -> list[str]:
@@ -60,46 +57,15 @@ def root_hashes() -> list[str]:
 
 def write_layout(folder: Path, name: str = NAME) -> str:
     """An OCI layout with the image; the digest of its manifest."""
-    blobs = folder / "blobs" / "sha256"
-    blobs.mkdir(parents=True)
-
-    def add(data: bytes, kind: str) -> dict[str, Any]:
-        digest = hashlib.sha256(data).hexdigest()
-        (blobs / digest).write_bytes(data)
-        return {
-            "mediaType": f"application/vnd.oci.image.{kind}",
-            "digest": f"sha256:{digest}",
-            "size": len(data),
-        }
-
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": add(json.dumps(CONFIG).encode(), "config.v1+json"),
-        "layers": [add(one, "layer.v1.tar") for one in (BASE, TOP)],
-    }
-    top = add(json.dumps(manifest).encode(), "manifest.v1+json")
-    top["annotations"] = {"org.opencontainers.image.ref.name": name}
-    (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [top]}))
-    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-    return str(top["digest"])
+    blobs = Blobs()
+    manifest = blobs.image([(BASE, "gzip"), (TOP, "")], config=CONFIG)
+    write_folder(folder, layout_files(blobs, {name: manifest}))
+    return digest(manifest)
 
 
-def write_archive(path: Path, name: str = NAME) -> None:
+def write_saved(path: Path, name: str = NAME) -> None:
     """What `docker save` writes of the image."""
-    config = json.dumps(CONFIG).encode()
-    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["0.tar", "1.tar"]}]
-    members = {
-        "manifest.json": json.dumps(manifest).encode(),
-        "config.json": config,
-        "0.tar": BASE,
-        "1.tar": TOP,
-    }
-    with tarfile.open(path, "w") as archive:
-        for member, data in members.items():
-            info = tarfile.TarInfo(member)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
+    write_archive(path, docker_files([BASE, TOP], CONFIG, [name]))
 
 
 Run = Callable[..., tuple[int, str, str]]
@@ -202,7 +168,7 @@ def test_again_changes_nothing_and_asks_nothing(run: Run, tmp_path: Path) -> Non
 
 
 def test_every_source_of_the_image_gives_the_same_policy(run: Run, tmp_path: Path) -> None:
-    write_archive(tmp_path / "saved.tar")
+    write_saved(tmp_path / "saved.tar")
     (tmp_path / "map.json").write_text(json.dumps({NAME: "saved.tar", "other:1": "nowhere.tar"}))
     outputs = {
         run("--image", NAME, "--tar", source, "--outraw")[1]
@@ -220,14 +186,14 @@ def test_printing_forms(run: Run, tmp_path: Path) -> None:
     code, encoded, err = run(*words)
     assert code == 0
     text = base64.b64decode(encoded.removesuffix("\n\n\n"), validate=True).decode()
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    assert err == f"sidecar: digest {digest} images\n"
+    made = hashlib.sha256(text.encode()).hexdigest()
+    assert err == f"sidecar: digest {made} images\n"
     assert run(*words, "--print-policy")[1] == encoded
     assert run(*words, "--outraw")[1] == f"{text}\n\n\n"
     code, pretty, err = run(*words, "--outraw-pretty-print")
     assert parse_policy(pretty.encode()) == parse_policy(text.encode())
     # The digest is that of what a group carries, however it is printed.
-    assert err == f"sidecar: digest {digest} images\n"
+    assert err == f"sidecar: digest {made} images\n"
     assert run(*words, "--outraw", "-s", tmp_path / "saved")[1] == ""
     assert (tmp_path / "saved").read_text() == f"{text}\n\n\n"
     assert run(*words, "--outraw", "--print-policy")[0] == 2
@@ -235,11 +201,11 @@ def test_printing_forms(run: Run, tmp_path: Path) -> None:
 
 def test_check_digest(run: Run) -> None:
     words = ("--image", NAME, "--tar", "layout")
-    digest = run(*words)[2].split()[2]
-    assert run(*words, "--check-digest", digest.upper())[0] == 0
+    made = run(*words)[2].split()[2]
+    assert run(*words, "--check-digest", made.upper())[0] == 0
     code, out, err = run(*words, "--check-digest", "0" * 64)
     assert (code, out) == (12, "")
-    assert digest in err
+    assert made in err
 
 
 def test_print_and_compare_the_existing_policy(run: Run, tmp_path: Path) -> None:
@@ -249,7 +215,9 @@ def test_print_and_compare_the_existing_policy(run: Run, tmp_path: Path) -> None
     assert "carries no policy" in err
     run(*words)
     text = policy_in(tmp_path / "t.json")
-    assert run(*words, "--print-existing-policy")[1] == f"CCE Policy for Container Group: group1\n\n{text}\n"
+    assert (
+        run(*words[:2], "--print-existing-policy")[1] == f"CCE Policy for Container Group: group1\n\n{text}\n"
+    )
     assert run(*words, "--diff")[:2] == (0, "")
     write_template(tmp_path, mode="slow", text=(tmp_path / "t.json").read_text())
     before = (tmp_path / "t.json").read_bytes()
@@ -342,10 +310,46 @@ def test_choices(run: Run) -> None:
     assert [one.name for one in ready] == [NAME, "ready", "pause-container"]
 
 
+def test_entries_can_be_passed_on(run: Run) -> None:
+    words = ("--image", NAME, "--tar", "layout")
+    code, entries, _ = run(*words, "--print-containers")
+    assert code == 0
+    assert [one["name"] for one in json.loads(entries)] == [NAME]
+    imported = {"feed": "f", "issuer": "i", "includes": ["containers"], "minimum_svn": "1"}
+    Path("c.json").write_text(json.dumps({"fragments": [imported]}))
+    code, passed, _ = run("-i", "c.json", "--with-containers", entries, "--outraw")
+    assert code == 0
+    assert (
+        parse_policy(passed.encode()).containers
+        == parse_policy(run(*words, "--outraw")[1].encode()).containers
+    )
+
+
+def test_a_container_covered_by_a_signed_fragment_is_left_out(run: Run, tmp_path: Path) -> None:
+    words = ("--image", NAME, "--tar", "layout")
+    entry = json.loads(run(*words, "--print-containers")[1])[0]
+    chain = make_test_chain(now=datetime(2026, 1, 1, tzinfo=UTC))
+    signer = load_signer(chain.key_pem, chain.chain_pem)
+    text = build_fragment_text("mine", "3", [entry])
+    (tmp_path / "f.cose").write_bytes(sign_fragment(text, signer, feed="feed"))
+    imported = {"feed": "feed", "issuer": signer.issuer, "includes": ["containers"], "minimum_svn": "3"}
+
+    def made(*more: str, **members: Any) -> tuple[list[str | None], str]:
+        (tmp_path / "i.json").write_text(json.dumps({"fragments": [imported | {"path": "f.cose"} | members]}))
+        code, out, err = run(*words, "-f", "-j", "i.json", "--outraw", *more)
+        return [one.name for one in parse_policy(out.encode()).containers] if code == 0 else [], err
+
+    assert made()[0] == ["pause-container"]
+    assert made("--disable-stdio")[0] == [NAME, "pause-container"]
+    assert made("--debug-mode")[0] == [NAME, "pause-container"]
+    assert "svn" in made(minimum_svn="4")[1]
+    assert made(minimum_svn="4")[0] == []
+
+
 def test_a_configuration(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "sub"
     folder.mkdir()
-    write_archive(folder / "app.tar")
+    write_saved(folder / "app.tar")
     container = {"name": "app", "path": "app.tar", "properties": {"image": NAME, "command": ["x"]}}
     (folder / "c.json").write_text(json.dumps({"version": "1.0", "containers": [container]}))
     code, out, _ = run("-i", folder / "c.json", "--outraw")
@@ -381,12 +385,22 @@ def test_refused(run: Run, words: list[str], message: str) -> None:
     assert message in err
 
 
+def test_saving_leaves_the_template_alone(run: Run, tmp_path: Path) -> None:
+    words = write_template(tmp_path)
+    assert run(*words, "-s", tmp_path / "saved")[:2] == (0, "")
+    assert (tmp_path / "t.json").read_text() == TEMPLATE
+    assert (tmp_path / "saved").read_text() == run(*words, "--print-policy")[1]
+    code, _, err = run(*words, "-s", tmp_path / "no" / "folder")
+    assert code == 2
+    assert "No such file" in err
+
+
 def test_a_pinned_image_must_be_the_one_in_the_file(run: Run, tmp_path: Path) -> None:
-    digest = write_layout(tmp_path / "pinned", "x")
-    assert run("--image", f"registry.example/app@{digest}", "--tar", "pinned")[0] == 0
+    pinned = write_layout(tmp_path / "pinned", "x")
+    assert run("--image", f"registry.example/app@{pinned}", "--tar", "pinned")[0] == 0
     code, _, err = run("--image", f"registry.example/app@sha256:{'0' * 64}", "--tar", "pinned")
     assert code == 5
-    assert digest in err
+    assert pinned in err
 
 
 @pytest.mark.parametrize("name", ["./layout", "/tmp/layout", "oci-archive:./x", "containers-storage:[/x]y"])
@@ -414,8 +428,8 @@ def test_as_a_process(tmp_path: Path) -> None:
     write_layout(tmp_path / "layout")
     done = commands.run("sidecar", "policy", "generate", *write_template(tmp_path))
     assert done.code == 0
-    digest = commands.run("sidecar", "policy", "digest", "t.json")
-    assert digest.out.split()[0] == done.out.strip()
+    found = commands.run("sidecar", "policy", "digest", "t.json")
+    assert found.out.split()[0] == done.out.strip()
 
 
 @pytest.mark.parametrize(("answer", "code"), [(b"y\n", 0), (b"n\n", 3)])

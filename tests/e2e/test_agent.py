@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with local_cloud(tmp_path_factory.mktemp("cloud")) as environment:
+    with local_cloud(tmp_path_factory.mktemp("cloud")) as (environment, _):
         yield environment
 
 
@@ -414,7 +414,7 @@ def test_two_agents_on_one_image(agent: Agent) -> None:
     other = Commands(folder, agent.commands.environment | {"ENCFS_RUN_DIR": str(folder / "run2")})
     same = other.run("encfs", "agent", "--config", "settings.json", "--no-http", "--result", "result2")
     assert same.code == ExitCode.MOUNT_POINT_BUSY
-    assert "another agent serves it" in same.err
+    assert "another agent has its mount points there" in same.err
     settings = json.loads((folder / "settings.json").read_text())
     for volume in settings["azure_filesystems"]:
         volume["mount_point"] = volume["mount_point"].replace("/mnt/", "/mnt2/")

@@ -7,8 +7,10 @@ import json
 import os
 import signal
 import ssl
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,23 @@ pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
 
 @pytest.fixture(scope="module")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with local_cloud(tmp_path_factory.mktemp("cloud")) as environment:
-        yield environment
+def running(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[dict[str, str], subprocess.Popen[str]]]:
+    with local_cloud(tmp_path_factory.mktemp("cloud")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def cloud(running: tuple[dict[str, str], subprocess.Popen[str]]) -> dict[str, str]:
+    return running[0]
+
+
+@pytest.fixture
+def outage(running: tuple[dict[str, str], subprocess.Popen[str]]) -> Iterator[Callable[[int], None]]:
+    """Stops the whole cloud and lets it go on, by signal; it goes on at the end in any case."""
+    yield running[1].send_signal
+    running[1].send_signal(signal.SIGCONT)
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +164,39 @@ def test_a_lease_that_was_taken_over_is_told(agent: Agent, blobs: BlobService) -
     assert 'encfs_store_lease_held{volume="0"} 0\n' in agent.ask("/metrics")[1]
     assert agent.end() == ExitCode.STORE
     assert "became read-only" in agent.log
+
+
+def test_a_store_that_is_gone_at_the_end_does_not_hold_it_up_and_is_told(
+    agent: Agent, outage: Callable[[int], None]
+) -> None:
+    agent.options = ("--drain", "4", "--lease-wait", "90")
+    agent.start()
+    mnt = agent.commands.folder / "mnt" / "data"
+    write_durably(mnt / "stored")
+    (mnt / "lost").write_bytes(b"y" * 100_000)
+    outage(signal.SIGSTOP)
+    began = time.monotonic()
+    assert agent.end() == ExitCode.STORE, agent.log
+    assert time.monotonic() - began < 4 + 10
+    assert "deadline" in agent.result()[1]["not_stored"][0]
+    assert "\nencfs: error: not everything was stored: volume 0: " in agent.log
+
+
+def test_an_outage_loses_nothing_and_ends_by_itself(agent: Agent, outage: Callable[[int], None]) -> None:
+    agent.start()
+    mnt = agent.commands.folder / "mnt" / "data"
+    write_durably(mnt / "before")
+    outage(signal.SIGSTOP)
+    (mnt / "during").write_bytes(b"z" * 300_000)
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(agent.ask, "/volumes/0/sync", "POST")
+        wait_until(lambda: store(agent)["dirty_bytes"] > 300_000, 10, "the driver has it, the store has not")
+        assert agent.ask("/readyz")[0] == 200, "probes answer"
+        assert not asked.done()
+        outage(signal.SIGCONT)
+        status, receipt = asked.result(60)
+    assert (status, receipt["stored"], receipt["volume"]["restarts"]) == (200, True, 0)
+    assert agent.end() == 0
+    agent.start()
+    assert (mnt / "during").read_bytes() == b"z" * 300_000
+    assert agent.end() == 0

@@ -90,6 +90,61 @@ def test_ieee_1619_vector_4() -> None:
     assert out[:16].hex() == _VECTOR_4
 
 
+# NIST CAVP, XTSTestVectors, "data unit seq no" form, XTSGenAES128.rsp (CAVS 11.0), encryption:
+# key, data unit number, plaintext, ciphertext. Their units are shorter than any sector of an image.
+_NIST = [
+    (
+        "a3e40d5bd4b6bbedb2d18c700ad2db2210c81190646d673cbca53f133eab373c",
+        141,
+        "20e0719405993f09a66ae5bb500e562c",
+        "74623551210216ac926b9650b6d3fa52",
+    ),
+    (
+        "3970cbb4b09a50f428890024876607d04f9b3621728d8a67549f74aa082d58ef",
+        41,
+        "18147bb2a205974d1efd386885b24797",
+        "b91a3884ffd4e6151c5aaaaecb5fa9ff",
+    ),
+    (
+        "16444b90c4266d8b0b464ad0963f5c605074c61d33e9becf6f31e277aeb02ee7",
+        139,
+        "a788b66ebb4b38a43e709be5b58e5baf7c0f814c2a0e78c297f4ac0ff902a880",
+        "4d675587337e89bbd356e63da54970820a28f076c4bd1e30277f584a30a82081",
+    ),
+]
+
+
+@pytest.mark.parametrize(("key", "number", "plain", "encrypted"), _NIST)
+def test_nist_vectors(key: str, number: int, plain: str, encrypted: str) -> None:
+    engine = cipher._new_engine(bytes.fromhex(key))  # type: ignore[call-arg]
+    data = bytes.fromhex(plain)
+    out = bytearray(len(data))
+    engine.encrypt(data, memoryview(out), len(data), number, 1)
+    assert out.hex() == encrypted
+    engine.decrypt(out, memoryview(out), len(data), number, 1)
+    assert out == data
+
+
+def test_another_key_takes_the_place_of_the_old_one() -> None:
+    first, second, plain = os.urandom(64), os.urandom(32), os.urandom(1024)
+    engine = cipher._new_engine(first)  # type: ignore[call-arg]
+    outs = {key: bytearray(1024) for key in (first, second)}
+    engine.encrypt(plain, memoryview(outs[first]), 512, 3, 1)
+    for refused in (b"", b"a" * 64, os.urandom(33)):
+        with pytest.raises(ValueError):
+            engine.rekey(refused)
+    again = bytearray(1024)
+    engine.encrypt(plain, memoryview(again), 512, 3, 1)
+    assert again == outs[first]
+    engine.rekey(second)
+    engine.encrypt(plain, memoryview(outs[second]), 512, 3, 1)
+    fresh = bytearray(1024)
+    PythonXts(second).encrypt(plain, memoryview(fresh), 512, 3, 1)
+    assert outs[second] == fresh != outs[first]
+    engine.decrypt(fresh, memoryview(fresh), 512, 3, 1)
+    assert fresh == plain
+
+
 @given(
     key=st.one_of(st.binary(min_size=32, max_size=32), st.binary(min_size=64, max_size=64)),
     sector_size=st.sampled_from([512, 1024, 2048, 4096]),

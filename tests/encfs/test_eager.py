@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 
@@ -10,7 +11,8 @@ import pytest
 import trio
 import trio.testing
 
-from encfs.eager import EagerWait, eager_trio
+from encfs import eager
+from encfs.eager import EagerLock, EagerWait, eager_trio
 
 
 @pytest.fixture
@@ -41,18 +43,103 @@ async def test_is_cancelled_while_asleep(pipe: tuple[int, int]) -> None:
     assert scope.cancelled_caught
 
 
-@pytest.mark.parametrize(("busy", "spins"), [(True, False), (False, True)])
-async def test_looks_on_only_when_nothing_else_waits(pipe: tuple[int, int], busy: bool, spins: bool) -> None:
-    wait = EagerWait(lambda: busy, spin=0.2)
+@pytest.mark.parametrize(("busy", "lingers"), [(True, False), (False, True)])
+async def test_lingers_only_when_nothing_else_waits(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch, busy: bool, lingers: bool
+) -> None:
+    # Without a turn, a scope that is cancelled already ends the wait where it would sleep for good.
+    monkeypatch.setattr(eager, "TURN_SECONDS", 60)
+    wait = EagerWait(lambda: busy, linger=0.2)
     start = time.perf_counter()
     with trio.move_on_after(0):
         await wait(pipe[0])
-    assert (time.perf_counter() - start >= 0.2) == spins
+    assert (time.perf_counter() - start >= 0.2) == lingers
+
+
+async def test_lingering_sleeps_and_ends_with_the_first_byte(pipe: tuple[int, int]) -> None:
+    wait = EagerWait(lambda: False, linger=20)
+    timer = threading.Timer(0.2, os.write, (pipe[1], b"x"))
+    timer.start()
+    start, used = time.perf_counter(), time.thread_time()
+    await wait(pipe[0])
+    assert time.perf_counter() - start < 10
+    assert time.thread_time() - used < 0.1
+    timer.join()
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_other_tasks_run_although_there_is_always_something(pipe: tuple[int, int], busy: bool) -> None:
+    """Within a millisecond; at once when a request waits for something that the loop may bring."""
+    os.write(pipe[1], b"x")
+    wait = EagerWait(lambda: busy)
+    ran = trio.Event()
+
+    async def other() -> None:
+        ran.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        end = time.perf_counter() + 1
+        calls = 0
+        while not ran.is_set():
+            await wait(pipe[0])
+            calls += 1
+            assert time.perf_counter() < end, "the other task starved"
+    assert (calls <= 2) == busy  # trio shuffles tasks that are ready in the same turn
+
+
+class TestLock:
+    async def test_free_is_taken_without_letting_others_run(self) -> None:
+        lock, ran = EagerLock(), trio.Event()
+
+        async def other() -> None:
+            ran.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other)
+            for _ in range(100):
+                async with lock:
+                    pass
+            assert not ran.is_set()
+
+    async def test_one_at_a_time_and_nobody_is_forgotten(self) -> None:
+        lock = EagerLock()
+        inside, done = 0, 0
+
+        async def work() -> None:
+            nonlocal inside, done
+            for _ in range(20):
+                async with lock:
+                    inside += 1
+                    assert inside == 1
+                    await trio.lowlevel.checkpoint()
+                    inside -= 1
+            done += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(work)
+        assert done == 5
+
+    async def test_a_cancelled_waiter_leaves_the_queue(self) -> None:
+        lock = EagerLock()
+        async with trio.open_nursery() as nursery, lock:
+
+            async def wait() -> None:
+                async with lock:
+                    raise AssertionError("was cancelled while it waited")
+
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        async with lock:
+            pass
 
 
 def test_the_stand_in_is_trio_otherwise() -> None:
     wait = EagerWait(lambda: False)
     stand_in = eager_trio(wait)
     assert stand_in.lowlevel.wait_readable is wait
-    assert stand_in.Lock is trio.Lock
+    assert stand_in.Lock is EagerLock
+    assert stand_in.open_nursery is trio.open_nursery
     assert stand_in.lowlevel.notify_closing is trio.lowlevel.notify_closing

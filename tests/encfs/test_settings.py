@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from encfs.block.bloburl import BlobUrl
 from encfs.config import KeyConfig
 from encfs.errors import UsageError
-from encfs.settings import CertCache, parse_settings
+from encfs.settings import CertCache
+from encfs.settingsparse import parse_settings
 
 # As in the predecessor's README and tests: every member it has.
 CONTRACT: dict[str, Any] = {

@@ -23,13 +23,13 @@ OTHER_POLICY = "package policy\ndefault allow := true\n"
 
 
 @contextlib.contextmanager
-def local_cloud(folder: Path) -> Iterator[dict[str, str]]:
-    """`sidecar local` as a process; yields the environment that leads to it."""
+def local_cloud(folder: Path) -> Iterator[tuple[dict[str, str], subprocess.Popen[str]]]:
+    """`sidecar local` as a process; yields the environment that leads to it, and the process."""
     commands = Commands(folder, {"SIDECAR_SNP_DIRECTORY": str(folder / "snp")})
     words = ("sidecar", "local", "--directory", folder / "state", "--no-throttle")
-    with commands.serving(*words, ready="sidecar local: ready"):
+    with commands.serving(*words, ready="sidecar local: ready") as process:
         lines = (folder / "state" / "env").read_text().splitlines()
-        yield dict(shlex.split(line)[1].split("=", 1) for line in lines)
+        yield dict(shlex.split(line)[1].split("=", 1) for line in lines), process
 
 
 @dataclass

@@ -7,12 +7,20 @@ import future.keywords.in
 
 refused := {"allowed": false}
 
+# The policy's own containers, and those of the fragments that were loaded.
+admitted := array.concat(data.policy.containers, [container |
+    some by_feed in object.get(data.metadata, "issuers", {})
+    some fragments in by_feed.feeds
+    some fragment in fragments
+    some container in fragment.containers
+])
+
 # -- layers ---------------------------------------------------------------------------------------
 
 default mount_device := {"allowed": false}
 
 mount_device := answer if {
-    input.deviceHash in {layer | some container in data.policy.containers; some layer in container.layers}
+    input.deviceHash in {layer | some container in admitted; some layer in container.layers}
     not data.metadata.devices[input.target]
     answer := {
         "allowed": true,
@@ -27,7 +35,7 @@ mounted_hashes := [data.metadata.devices[path] | some path in input.layerPaths]
 
 mount_overlay := answer if {
     count(mounted_hashes) == count(input.layerPaths)
-    fitting := [container | some container in data.policy.containers; container.layers == array.reverse(mounted_hashes)]
+    fitting := [container | some container in admitted; container.layers == array.reverse(mounted_hashes)]
     count(fitting) > 0
     answer := {
         "allowed": true,
@@ -198,7 +206,38 @@ plan9_mount := refused
 
 plan9_unmount := refused
 
-load_fragment := refused
+# -- fragments ------------------------------------------------------------------------------------
+
+default load_fragment := {"allowed": false}
+
+imports := [fragment |
+    some fragment in data.policy.fragments
+    fragment.issuer == input.issuer
+    fragment.feed == input.feed
+]
+
+# Asked twice: before the fragment is a module, when only its signature is known, and after.
+load_fragment := {"allowed": true} if {
+    not input.fragment_loaded
+    count(imports) > 0
+}
+
+load_fragment := answer if {
+    input.fragment_loaded
+    some fragment in imports
+    to_number(data[input.namespace].svn) >= to_number(fragment.minimum_svn)
+    "containers" in fragment.includes
+    loaded := [{"containers": data[input.namespace].containers}]
+    answer := {
+        "allowed": true,
+        "metadata": [{
+            "name": "issuers",
+            "action": "update",
+            "key": input.issuer,
+            "value": {"feeds": {input.feed: loaded}},
+        }],
+    }
+}
 
 scratch_mount := {"allowed": object.get(input, "encrypted", false)}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from guest import parts
 
-from fakes import azurite
+from fakes import azurite, registry
 
 
 def _fuse() -> str:
@@ -44,7 +44,7 @@ def _azurite() -> str:
 
 
 def _registry() -> str:
-    return "" if shutil.which("docker-registry") else "no docker-registry"
+    return f"not installed: {registry.missing()}" if registry.missing() else ""
 
 
 NEEDS = {"azurite": _azurite, "registry": _registry, "fuse": _fuse, "root": _root, "kernel": _kernel}

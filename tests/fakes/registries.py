@@ -1,62 +1,16 @@
-"""Real registries on loopback: Debian's docker-registry, as a process of its own."""
+"""Images and lists put into a registry by hand, and read as anybody reads them."""
 
 from __future__ import annotations
 
 import io
 import json
-import re
-import subprocess
 import tarfile
-import threading
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from sidecar.policy.oci import digest_of
 
-CONFIG = """\
-version: 0.1
-log: {{level: info, accesslog: {{disabled: true}}}}
-storage: {{filesystem: {{rootdirectory: {folder}}}}}
-http: {{addr: "127.0.0.1:0"}}
-"""
-_READY_SECONDS = 20
-_LISTENING = re.compile(r"listening on \S+:(\d+)")
 _ACCEPT = ", ".join(f"application/vnd.oci.image.{kind}.v1+json" for kind in ("manifest", "index"))
-
-
-@contextmanager
-def docker_registry(folder: Path) -> Iterator[str]:
-    """Serves from an empty folder on a free port; its HOST:PORT. It has no referrers API."""
-    config = folder / "registry.yml"
-    config.write_text(CONFIG.format(folder=folder / "data"))
-    process = subprocess.Popen(
-        ["docker-registry", "serve", str(config)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    lines = process.stderr
-    stop = threading.Timer(_READY_SECONDS, process.kill)
-    # Read on to the end, so that its pipe never fills up.
-    drain = threading.Thread(target=lines.read, daemon=True)
-    stop.start()
-    try:
-        port = next((found[1] for line in lines if (found := _LISTENING.search(line))), "")
-        stop.cancel()
-        assert port, "docker-registry did not start"
-        drain.start()
-        yield f"127.0.0.1:{port}"
-    finally:
-        stop.cancel()
-        process.terminate()
-        process.wait(10)
-        if drain.is_alive():
-            drain.join(10)
-        lines.close()
 
 
 def put(url: str, data: bytes, media_type: str, method: str = "PUT") -> dict[str, str]:

@@ -70,6 +70,24 @@ class Remote:
         path.write_bytes(self.direct.content(self.name))
         return path
 
+    def replay(self, out: Path | None = None, folder: str = "") -> None:
+        """e2fsck replays the journal of what the store holds now, and finds nothing else to do.
+
+        Args:
+            out: where to copy a folder of the file system to.
+            folder: that folder.
+        """
+        plain = self.commands.folder / "plain"
+        plain.mkdir(exist_ok=True)
+        words = ("encfs", "expose", self.download(), plain, "--key-file", "key.bin")
+        with self.commands.serving(*words, ready="ready"):
+            self.commands.run("e2fsck", "-p", plain / "data", timeout=60)
+            result = self.commands.run("e2fsck", "-fn", plain / "data", timeout=60)
+            assert result.code == 0, result.out
+            if out is not None:
+                copy = f"rdump {folder} {out}"
+                self.commands.run("debugfs", "-R", copy, plain / "data", check=True)
+
     def check(self) -> Result:
         """`encfs check` of what the store holds now: header, key, and e2fsck."""
         return self.commands.run("encfs", "check", self.download(), "--key-file", "key.bin")

@@ -33,11 +33,13 @@ class Uvm:
     metadata: dict[str, Any] = field(default_factory=dict)
     mounted: int = 0
 
-    def ask(self, point: str, request: dict[str, Any]) -> dict[str, Any]:
-        """The policy's answer at one point; its changes are made."""
+    def ask(self, point: str, request: dict[str, Any], *, fragment: str = "") -> dict[str, Any]:
+        """The policy's answer at one point, with a fragment's text as a module; its changes are made."""
         engine = Interpreter()
         engine.add_module("framework", self.rules.read_text().replace("@@FRAMEWORK_VERSION@@", NEWEST))
         engine.add_module("policy", self.policy)
+        if fragment:
+            engine.add_module("fragment", fragment)
         data = {
             "metadata": {"operatingsystem": {"ostype": "linux"}, **self.metadata},
             "defaultMounts": [],
@@ -57,6 +59,13 @@ class Uvm:
 
     def allows(self, point: str, request: dict[str, Any]) -> bool:
         return bool(self.ask(point, request)["allowed"])
+
+    def load(self, text: str, *, issuer: str, feed: str, namespace: str) -> bool:
+        """Whether a fragment of a good signature is loaded: asked before and after it is a module."""
+        request = {"issuer": issuer, "feed": feed, "namespace": namespace, "has_header_svn": False}
+        before = self.ask("load_fragment", {**request, "fragment_loaded": False})
+        after = {**request, "fragment_loaded": True}
+        return bool(before["allowed"] and self.ask("load_fragment", after, fragment=text)["allowed"])
 
     def mount(self, layers: list[str]) -> list[str] | None:
         """Mount layers, base first; their targets top first, as an overlay wants them; None: refused."""

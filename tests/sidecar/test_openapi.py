@@ -1,4 +1,4 @@
-"""The API held against its own description by schemathesis, as published and with hosts and keys there are."""
+"""The API held against its own description by schemathesis: as published, and with hosts that exist."""
 
 from __future__ import annotations
 

@@ -274,6 +274,32 @@ async def test_without_hardware_nothing_is_served(tmp_path: Path) -> None:
     assert "software" in errors
 
 
+async def test_release_on_the_command_line(here: Client, tmp_path: Path) -> None:
+    body = await imported_secret(here)
+    words = ("--maa", body["maa_endpoint"], "--akv", body["akv_endpoint"], "--kid", "data")
+    code, out, errors = await run("sidecar", "release", *words)
+    assert (code, json.loads(out)["kty"]) == (0, "oct")
+    key = tmp_path / "key.json"
+    code, out, errors = await run("sidecar", "release", *words, "--out", key)
+    assert (code, stat.S_IMODE(key.stat().st_mode)) == (0, 0o600)
+    assert json.loads(key.read_text())["k"] == b64u_encode(SECRET)
+    assert b64u_encode(SECRET) not in out + errors
+    code, _, errors = await run("sidecar", "release", *words, "--out", key)
+    assert (code, "exists already" in errors) == (ExitCode.USAGE, True)
+    token = tmp_path / "token"
+    for text, wanted in (
+        (await here.access_token("https://managedhsm.azure.net") + "\n", ExitCode.OK),
+        (await here.access_token("https://vault.azure.net"), ExitCode.IDENTITY),
+        ("two words", ExitCode.MALFORMED),
+        ("nön", ExitCode.MALFORMED),
+        ("\n", ExitCode.USAGE),
+    ):
+        token.write_text(text)
+        code, out, errors = await run("sidecar", "release", *words, "--access-token-file", token)
+        assert code == wanted, errors
+        assert text.strip() == "" or text.strip() not in out + errors
+
+
 # -- wrap mode --------------------------------------------------------------------------------------
 
 

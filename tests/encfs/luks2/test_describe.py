@@ -17,6 +17,7 @@ from fakes.luks2_images import (
     small_image,
 )
 
+from encfs import cipher
 from encfs.keys import key_check_value
 from encfs.luks2.describe import describe, human_size, summarise, to_json
 from encfs.luks2.token import KeyToken
@@ -41,10 +42,18 @@ def test_text_shows_what_a_user_wants_to_know() -> None:
         "LUKS2", "backup", "aes-xts-plain64, key of 512 bits, sectors of 4096 bytes", "2.0 MiB",
         "pbkdf2-sha256, 1000 iterations", f"key check value {key_check_value(key())}",
         "kid https://vault.example/keys/k", "version 7", "salt 0102", "label my label",
-        "authenticated with a MAC", "both copies good",
+        "authenticated with a MAC", "both copies good", "compiled, one call a request",
     ):  # fmt: skip
         assert wanted in text
     assert all(len(line) <= 80 for line in text.splitlines())
+
+
+@pytest.mark.parametrize(("engine", "words"), [("compiled", "one call a request"), ("python", "slow")])
+def test_says_which_engine_encrypts_here(monkeypatch: pytest.MonkeyPatch, engine: str, words: str) -> None:
+    monkeypatch.setattr(cipher, "ENGINE", engine)
+    image = small_image()
+    assert words in describe(header_of(image), len(image))
+    assert json.loads(to_json(header_of(image), len(image)))["engine"] == engine
 
 
 def test_layout_is_to_scale() -> None:

@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import MalformedInput
@@ -223,7 +223,7 @@ def test_bombs() -> None:
         Template({"variables": variables}).text("[variables('v8')]")
     wide = {f"w{at}": "[padLeft('x', 1048576)]" for at in range(100)}
     everything = "[concat(" + ", ".join(f"length(variables('w{at}'))" for at in range(100)) + ")]"
-    with pytest.raises(MalformedInput, match="expressions make over"):
+    with pytest.raises(MalformedInput, match="expressions handle over"):
         Template({"variables": wide}).text(everything)
     for text in (
         "[" + "array(" * 60 + "1" + ")" * 60 + "]",
@@ -339,6 +339,7 @@ EXPRESSIONS = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(EXPRESSIONS)
 def test_an_expression_has_a_value_or_a_typed_error(expression: str) -> None:
     try:
@@ -348,6 +349,7 @@ def test_an_expression_has_a_value_or_a_typed_error(expression: str) -> None:
     json.dumps(value)
 
 
+@settings(deadline=None)
 @given(st.text("parametsvibl('),.[]{} 0-$\n", max_size=30))
 def test_any_text_parses_or_is_refused(text: str) -> None:
     try:

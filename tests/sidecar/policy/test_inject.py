@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import MalformedInput, UsageError
@@ -46,6 +46,10 @@ def group(properties: str) -> str:
         (
             '{"confidentialComputeProperties": {"a":1}}',
             '{"confidentialComputeProperties": {"a":1, "ccePolicy":"POLICY"}}',
+        ),
+        (
+            '{"a": "// no", /* { */ "b": 1 // }\n}',
+            '{"a": "// no", /* { */ "b": 1, "confidentialComputeProperties": {"ccePolicy": "POLICY"} // }\n}',
         ),
         ('{"a": 1}', '{"a": 1, "confidentialComputeProperties": {"ccePolicy": "POLICY"}}'),
         ("{}", '{"confidentialComputeProperties": {"ccePolicy": "POLICY"}}'),
@@ -95,6 +99,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from("abc"), JSON), st.sampled_from([None, 0, 1, 2, "\t"]), st.booleans())
 def test_any_document_keeps_all_else(
     document: dict[str, Any], indent: int | str | None, ascii_only: bool

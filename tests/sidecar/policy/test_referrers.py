@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes.policies import fragment_text
-from fakes.registries import docker_registry, get, put, put_blob, put_image, put_index
+from fakes.registries import get, put, put_blob, put_image, put_index
+from fakes.registry import PASSWORD, USER, run_registry, run_token_service
 
 from sidecar.errors import DigestMismatch, MalformedInput, ServiceError, SidecarError, UsageError
 from sidecar.http import Response
@@ -153,8 +156,8 @@ def test_lists_that_are_refused(data: bytes, message: str) -> None:
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with docker_registry(tmp_path_factory.mktemp("registry")) as found:
-        yield found
+    with run_registry(tmp_path_factory.mktemp("registry")) as running:
+        yield running.host
 
 
 @asynccontextmanager
@@ -247,6 +250,27 @@ async def test_a_list_that_names_another_images_fragment(host: str) -> None:
     async with repository(host, "moved", "1.0") as registry:
         with pytest.raises(MalformedInput, match="belongs to another image"):
             await attached_fragments(registry, image["digest"])
+
+
+@pytest.mark.registry
+async def test_writing_asks_for_more_than_reading(tmp_path: Path) -> None:
+    """A token to read is not one to write: the registry asks again, and so do we."""
+    with run_token_service() as service, run_registry(tmp_path, auth=service.auth(tmp_path)) as running:
+        login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        config = {"auths": {running.host: {"auth": login}}}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        name = RegistryName(running.host, "contoso", "1")
+        async with open_registry(name, {"DOCKER_CONFIG": str(tmp_path)}) as registry:
+            with pytest.raises(UsageError, match="there is no such thing"):
+                await fetch_fragment(registry)
+            await push_fragment(registry, signed(), title="t", tags=("1",))
+            assert (await fetch_fragment(registry)).data == signed()
+        async with open_registry(name, {}) as registry:
+            with pytest.raises(ServiceError, match="access denied"):
+                await push_fragment(registry, signed(), title="t", tags=("1",))
+    scopes = [query["scope"][0] for query in service.asked]
+    assert scopes[0] == "repository:contoso:pull"
+    assert set(scopes[1].removeprefix("repository:contoso:").split(",")) == {"pull", "push"}
 
 
 # -- registries that know referrers, that lie, or that fail ---------------------------------------

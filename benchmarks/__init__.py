@@ -1,0 +1,1 @@
+"""Measures encfs and its peers. Needs root; not part of the installed package."""
