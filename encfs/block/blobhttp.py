@@ -35,8 +35,9 @@ MAX_SMALL_BODY = 64 << 10
 ATTEMPT_SECONDS = 30.0
 _CONNECT_SECONDS = 5.0
 _CONNECTIONS = 32
-# Shorter than what servers allow an idle connection, so that we rarely meet one that is being closed.
-_IDLE_SECONDS = 4.0
+# Longer than the pause between two renewals of a lease, so that the next write meets an open connection. One
+# that the server closed meanwhile is noticed before it is used again.
+_IDLE_SECONDS = 30.0
 _KEPT_TARGETS = 16
 _PIECE = 128 << 10
 _ALWAYS = [(b"accept-encoding", b"identity"), (b"x-ms-version", API_VERSION.encode())]
