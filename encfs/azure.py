@@ -45,7 +45,8 @@ _SAME = (
     (theirs.UsageError, ours.UsageError),
 )
 # Settings that identity, allow-list and trust are read from; some may be secret.
-_STORE_PREFIXES = ("AZURE_", "IDENTITY_", "MSI_", "IMDS_", "SIDECAR_CA_", "SIDECAR_ALLOWED_")
+_STORE_PREFIXES = ("AZURE_", "IDENTITY_", "MSI_", "IMDS_", "SIDECAR_CA_", "SIDECAR_ALLOWED_", "SSL_CERT_")
+_STORE_NAMES = {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE"}  # what azure-identity reads
 
 
 class ReleasedKeySource:
@@ -208,7 +209,11 @@ def blob_tls(environ: Mapping[str, str]) -> ssl.SSLContext:
 
 def store_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The part of an environment that `blob_identity` and `blob_tls` read; may hold secrets."""
-    return {name: value for name, value in environ.items() if name.startswith(_STORE_PREFIXES)}
+    return {
+        name: value
+        for name, value in environ.items()
+        if name.startswith(_STORE_PREFIXES) or name.upper() in _STORE_NAMES
+    }
 
 
 def listen_on_loopback(port: int) -> socket.socket:
