@@ -14,9 +14,13 @@ from encfs.errors import UsageError
 
 if TYPE_CHECKING:
     from encfs.blobs import BlobAccess
+    from encfs.block.cachesettings import CacheSettings
     from encfs.keysource import KeySource
     from encfs.opening import UnlockOptions
 
+FILE_DEADLINE = 60.0
+# A store may be gone for a minute and more, and nobody is told of it but by waiting.
+BLOB_DEADLINE = 150.0
 R = TypeVar("R")
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 KEY_FILE_HELP = "32 raw bytes, 64 hex digits or a JWK; - reads standard input"
@@ -85,6 +89,60 @@ def add_store_options(parser: argparse.ArgumentParser, *, writes: bool) -> None:
         )
 
 
+def add_serving_options(parser: argparse.ArgumentParser) -> None:
+    """Options of a command that serves a volume."""
+    parser.add_argument(
+        "--deadline",
+        type=float,
+        metavar="S",
+        help=f"cut off a driver silent for so long (default: {FILE_DEADLINE:g}; blobs: {BLOB_DEADLINE:g})",
+    )
+    add_cache_options(parser)
+
+
+def deadline_of(arguments: argparse.Namespace, place: Path | BlobAccess) -> float:
+    """Seconds after which a silent driver is cut off.
+
+    Raises:
+        UsageError: not a positive number.
+    """
+    if arguments.deadline is None:
+        return FILE_DEADLINE if isinstance(place, Path) else BLOB_DEADLINE
+    if not arguments.deadline > 0:
+        raise UsageError(f"--deadline {arguments.deadline:g}, wanted more than 0")
+    return float(arguments.deadline)
+
+
+def add_cache_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the cache between a volume and its blob."""
+    group = parser.add_argument_group("cache of a blob", "sizes are bytes, or with K, M or G")
+    group.add_argument("--cache-size", metavar="N", help="all memory of the cache (default: 256M)")
+    group.add_argument("--read-ahead", metavar="N", help="fetched before it is asked for (default: N/8)")
+    group.add_argument(
+        "--write-delay",
+        type=float,
+        metavar="S",
+        help="written data waits so long for neighbours, unless fsync asks (default: 1)",
+    )
+
+
+def _cache_of(arguments: argparse.Namespace) -> CacheSettings:
+    """Settings of the cache.
+
+    Raises:
+        UsageError: not a size, or sizes that do not fit together.
+    """
+    from encfs.block.cachesettings import parse_bytes, sized
+
+    wishes: dict[str, int] = {}
+    if (size := getattr(arguments, "cache_size", None)) is not None:
+        wishes["size_bytes"] = parse_bytes(size)
+    if (ahead := getattr(arguments, "read_ahead", None)) is not None:
+        wishes["read_ahead"] = parse_bytes(ahead)
+    delay = getattr(arguments, "write_delay", None)
+    return sized(**wishes, delay=1.0 if delay is None else delay)
+
+
 def place_of(arguments: argparse.Namespace) -> Path | BlobAccess:
     """The image as a path, or as a blob and how to reach it.
 
@@ -95,8 +153,9 @@ def place_of(arguments: argparse.Namespace) -> Path | BlobAccess:
 
     if is_blob_url(arguments.image):
         return blob_of(arguments, arguments.image)
-    for option in ("identity", "sas_file", "client_id", "take_over"):
-        if getattr(arguments, option, None):
+    options = ("identity", "sas_file", "client_id", "take_over", "cache_size", "read_ahead", "write_delay")
+    for option in options:
+        if getattr(arguments, option, None) not in (None, False, ""):
             raise UsageError(
                 f"--{option.replace('_', '-')} with a local image", hint="it is for blobs: https://..."
             )
@@ -119,7 +178,9 @@ def blob_of(arguments: argparse.Namespace, text: str) -> BlobAccess:
     if arguments.sas_file is not None:
         url = url.with_sas(read_signature(arguments.sas_file))
     take_over = getattr(arguments, "take_over", False)
-    return BlobAccess(url, arguments.identity, arguments.client_id, take_over)
+    return BlobAccess(
+        url, arguments.identity, arguments.client_id, take_over=take_over, cache=_cache_of(arguments)
+    )
 
 
 def add_unlock_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from encfs.block.bloburl import MAX_URL, BlobUrl, parse_blob_url
+from encfs.block.cachesettings import CacheSettings, sized
 from encfs.errors import UsageError
 from encfs.volume import BlobOrder
 
 if TYPE_CHECKING:
+    from encfs.azure import BlobIdentity
     from encfs.block.blob import BlobDevice
+    from encfs.block.blobhttp import BlobHttp
 
 # Less than what a supervisor gives its driver to start.
 OPEN_SECONDS = 20.0
@@ -33,12 +36,14 @@ class BlobAccess:
         bearer: send tokens of this machine's identity; else the signature, or nothing.
         client_id: of the managed identity, where there are several.
         take_over: end another's lease.
+        cache: of a volume served from it.
     """
 
     url: BlobUrl
     bearer: bool = False
     client_id: str = ""
     take_over: bool = False
+    cache: CacheSettings = field(default_factory=sized)
 
     def __str__(self) -> str:
         return str(self.url)
@@ -67,6 +72,7 @@ async def open_access(
     environ: Mapping[str, str] = os.environ,
     lease_id: str = "",
     etag: str = "",
+    unfinished: bool = False,
     deadline: float = OPEN_SECONDS,
 ) -> BlobDevice:
     """Open a blob; see `encfs.block.blob.open_blob`.
@@ -75,21 +81,36 @@ async def open_access(
         HostNotAllowed: a token would go to a host that is not on the list.
         ImageError, StoreError: what is wrong with the blob, or with the way to it.
     """
-    from encfs.azure import blob_identity, blob_tls
+    from encfs.azure import blob_tls
     from encfs.block.blob import open_blob
 
-    host = access.url.host
-    tokens = blob_identity(host, environ, client_id=access.client_id) if access.bearer else None
     return await open_blob(
         access.url,
         read_only=read_only,
-        tokens=tokens,
+        tokens=_tokens(access, environ),
         tls=blob_tls(environ),
         lease_id=lease_id,
         etag=etag,
         take_over=access.take_over,
+        unfinished=unfinished,
         deadline=deadline,
     )
+
+
+def open_http(access: BlobAccess, *, environ: Mapping[str, str] = os.environ) -> BlobHttp:
+    """Requests to a blob that may not exist yet; see `open_access`."""
+    from encfs.azure import blob_tls
+    from encfs.block.blobhttp import BlobHttp
+
+    return BlobHttp(access.url, tokens=_tokens(access, environ), tls=blob_tls(environ))
+
+
+def _tokens(access: BlobAccess, environ: Mapping[str, str]) -> BlobIdentity | None:
+    if not access.bearer:
+        return None
+    from encfs.azure import blob_identity
+
+    return blob_identity(access.url.host, environ, client_id=access.client_id)
 
 
 def blob_order(access: BlobAccess, device: BlobDevice, *, deadline: float) -> BlobOrder:
@@ -103,6 +124,7 @@ def blob_order(access: BlobAccess, device: BlobDevice, *, deadline: float) -> Bl
         lease_id="" if device.lease is None else device.lease.lease_id,
         etag=device.etag,
         deadline=deadline,
+        cache=access.cache,
         sas=access.url.sas,
         environment=store_environment(os.environ),
     )

@@ -13,12 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from encfs import __version__, cli_bench, cli_images, cli_keys
+from encfs import __version__, cli_agent, cli_bench, cli_images, cli_keys, cli_upload
 from encfs.arguments import (
     Commands,
     add_place,
+    add_serving_options,
     add_unlock_options,
     command,
+    deadline_of,
     key_source,
     place_of,
     run_trio,
@@ -90,6 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     cli_images.add_commands(commands)
     cli_keys.add_commands(commands)
+    cli_agent.add_commands(commands)
+    cli_upload.add_commands(commands)
     cli_bench.add_commands(commands)
     _add_expose(commands)
     _add_mount(commands)
@@ -109,9 +113,7 @@ def _add_expose(commands: Commands) -> None:
     parser.add_argument("directory", type=Path)
     add_unlock_options(parser)
     parser.add_argument("--read-only", action="store_true")
-    parser.add_argument(
-        "--deadline", type=float, default=60, metavar="S", help="cut off a driver silent for so long"
-    )
+    add_serving_options(parser)
 
 
 def _expose(arguments: argparse.Namespace) -> None:
@@ -121,6 +123,7 @@ def _expose(arguments: argparse.Namespace) -> None:
     from encfs.opening import open_volume
 
     place = place_of(arguments)
+    deadline = deadline_of(arguments, place)
 
     async def run() -> None:
         check_available()
@@ -131,7 +134,7 @@ def _expose(arguments: argparse.Namespace) -> None:
         )
         directory = arguments.directory.resolve()
         print_ready = lambda: print(f"ready {directory}/data", flush=True)  # noqa: E731
-        await supervisor.run_expose(volume, directory, deadline=arguments.deadline, on_ready=print_ready)
+        await supervisor.run_expose(volume, directory, deadline=deadline, on_ready=print_ready)
 
     run_trio(run)
 
@@ -157,9 +160,7 @@ def _add_mount(commands: Commands) -> None:
         default="kernel",
         help="kernel: ext4 on a loop device, needs root; fuse2fs: needs only /dev/fuse, has no journal",
     )
-    parser.add_argument(
-        "--deadline", type=float, default=60, metavar="S", help="cut off a driver silent for so long"
-    )
+    add_serving_options(parser)
 
 
 def _mount(arguments: argparse.Namespace) -> int | None:
@@ -182,6 +183,7 @@ def _serve_mount(arguments: argparse.Namespace, on_ready: Callable[[], None]) ->
     place = place_of(arguments)
     if isinstance(place, Path):
         place = place.resolve()
+    deadline = deadline_of(arguments, place)
 
     async def run() -> None:
         check_available()
@@ -197,7 +199,7 @@ def _serve_mount(arguments: argparse.Namespace, on_ready: Callable[[], None]) ->
             volume,
             arguments.mount_point.resolve(),
             via=arguments.via,
-            deadline=arguments.deadline,
+            deadline=deadline,
             on_ready=on_ready,
         )
 

@@ -65,6 +65,11 @@ def _add_create(commands: Commands) -> None:
         help="same folder, same key, same image, byte for byte; SOURCE_DATE_EPOCH clamps times",
     )
     parser.add_argument(
+        "--integrity",
+        choices=("hmac-sha256",),
+        help="an authentication tag for every sector: a changed one is an error, not garbage",
+    )
+    parser.add_argument(
         "--verity",
         action="store_true",
         help="add a dm-verity hash tree and print its root hash, for mount --root-hash",
@@ -90,6 +95,7 @@ def _create(arguments: argparse.Namespace) -> None:
         kid=arguments.kid,
         reproducible=arguments.reproducible,
         verity=arguments.verity,
+        integrity=arguments.integrity is not None,
         force=arguments.force,
         progress=not (arguments.quiet or arguments.json),
     )

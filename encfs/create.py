@@ -22,11 +22,16 @@ from uuid import UUID
 import trio
 
 from encfs.block.file import adopt_file
+from encfs.block.integrity import split_key
+from encfs.block.window import Window
 from encfs.content import Entry, allocated, digest, newest, scan
 from encfs.errors import FileSystemError, ImageError, UsageError
 from encfs.exposing import exposed, run_tool, tool_environment, why_full
+from encfs.integrity.format import format_segment
+from encfs.integrity.layout import new_layout
 from encfs.keys import Secret, offered_fingerprint
-from encfs.luks2.create import SeededRandom, format_header, new_volume_key
+from encfs.luks2.create import FormattedHeader, SeededRandom, format_header, new_volume_key
+from encfs.luks2.metadata import INTEGRITY_KEY_SIZE
 from encfs.luks2.token import KeyToken
 from encfs.partial import partial_file, publish
 from encfs.populate import populate
@@ -62,6 +67,7 @@ class CreateOptions:
         label: LUKS2 and ext4 label; may be empty.
         kid: name of the key in its vault, kept in the header; may be empty.
         reproducible: everything random comes from the key and the content, see `_reproducible`.
+        integrity: an authentication tag for every sector, as `cryptsetup luksFormat --integrity hmac-sha256`.
         verity: seal it with a hash tree; it can then be mounted read-only alone.
         force: replace an existing file.
         progress: show on a terminal how far it is.
@@ -75,6 +81,7 @@ class CreateOptions:
     kid: str = ""
     reproducible: bool = False
     verity: bool = False
+    integrity: bool = False
     force: bool = False
     progress: bool = False
 
@@ -120,6 +127,8 @@ async def create_image(path: Path, passphrase: Secret, options: CreateOptions) -
         ImageError: the file exists already, or cannot be written.
         FileSystemError: mke2fs failed, most often because the content does not fit.
     """
+    if options.integrity and options.verity:
+        raise UsageError("--integrity with --verity", hint="a hash tree alone protects a read-only image")
     if options.source is not None and not options.source.is_dir():
         raise UsageError(f"source folder {options.source}: no such directory")
     if not options.force and path.exists():
@@ -128,6 +137,8 @@ async def create_image(path: Path, passphrase: Secret, options: CreateOptions) -
         )
     plan = await trio.to_thread.run_sync(_plan, passphrase, options)
     size = options.size or _size_for(plan.blocks + len(plan.entries), len(plan.entries))
+    if options.size is None and options.integrity:
+        size += _integrity_room(size, options.sector_size)
     size -= size % 4096
     _check_room(path, min(plan.bytes, size))
     with partial_file(path) as (partial, fd):
@@ -210,7 +221,15 @@ def _reproducible(passphrase: Secret, options: CreateOptions) -> _Plan:
     clamp = int(epoch) if epoch.isascii() and epoch.isdigit() else None
     entries = scan(options.source, clamp=clamp)
     content, blocks = digest(options.source, entries)
-    settings = (options.size, options.sector_size, options.pbkdf, options.label, options.kid, _tool_version())
+    settings = (
+        options.size,
+        options.sector_size,
+        options.pbkdf,
+        options.label,
+        options.kid,
+        options.integrity,
+        _tool_version(),
+    )
     content += hashlib.sha256(repr(settings).encode()).digest()
     seed = Secret(hmac.digest(passphrase.reveal(), content, "sha256"), full_entropy=True)
     random = SeededRandom(seed, "reproducible image")
@@ -221,7 +240,7 @@ def _reproducible(passphrase: Secret, options: CreateOptions) -> _Plan:
 async def _fill(
     fd: int, path: Path, size: int, passphrase: Secret, options: CreateOptions, plan: _Plan
 ) -> str:
-    volume_key = new_volume_key(64, random=plan.random)
+    volume_key = new_volume_key(INTEGRITY_KEY_SIZE if options.integrity else 64, random=plan.random)
     pbkdf = options.pbkdf or ("pbkdf2" if passphrase.full_entropy else "argon2id")
     formatted = await trio.to_thread.run_sync(
         lambda: format_header(
@@ -239,7 +258,11 @@ async def _fill(
     for offset, part in formatted.writes:
         _write_all(fd, offset, part)
     segment = formatted.segment
-    geometry = SegmentGeometry(segment.offset, segment.size, segment.sector_size, segment.iv_tweak)
+    if segment.integrity:
+        await _format_integrity(fd, path, formatted, volume_key)
+    geometry = SegmentGeometry(
+        segment.offset, segment.size, segment.sector_size, segment.iv_tweak, segment.integrity
+    )
     # The driver gets a descriptor of its own; ours stays open for the last fsync, and holds the lock.
     source = adopt_file(
         os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC), path, read_only=False, lock=False
@@ -247,6 +270,19 @@ async def _fill(
     async with exposed(Volume(source, str(path), geometry, volume_key, False)) as data:
         await _make_file_system(data, options, plan)
     return formatted.uuid
+
+
+async def _format_integrity(fd: int, path: Path, formatted: FormattedHeader, volume_key: Secret) -> None:
+    """Superblock, journal and tags; the segment is all zero yet."""
+    own = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+    file = adopt_file(own, path, read_only=False, lock=False, direct=False)
+    segment = formatted.segment
+    try:
+        below = Window(file, offset=segment.offset, size=segment.size)
+        layout = new_layout(segment.size, device_size=file.size, block_size=segment.sector_size)
+        await format_segment(below, layout, split_key(volume_key)[1])
+    finally:
+        await file.aclose()
 
 
 async def _make_file_system(data: Path, options: CreateOptions, plan: _Plan) -> None:
@@ -295,6 +331,11 @@ def _check_room(path: Path, wanted: int) -> None:
 def _stored(fd: int) -> int:
     """Bytes of the image written so far: the rest of it is a hole."""
     return os.fstat(fd).st_blocks * 512
+
+
+def _integrity_room(size: int, sector_size: int) -> int:
+    """Bytes for tags, journal and superblock of a volume of `size` bytes, more than it takes."""
+    return size // (60 if sector_size == 4096 else 8) + (4 << 20) >> 20 << 20
 
 
 def _size_for(blocks: int, files: int) -> int:

@@ -14,8 +14,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -31,13 +31,18 @@ from encfs.keys import Secret
 from encfs.stack import build_stack
 from encfs.verity.format import BLOCK, Geometry
 from encfs.verity.tree import Tree
-from encfs.volume import DriverOrder, VerityOrder, read_frame
+from encfs.volume import BlobOrder, DriverOrder, VerityOrder, read_frame
+
+if TYPE_CHECKING:
+    from encfs.block.blob import BlobDevice
+    from encfs.block.cache import Cache
 
 log = logging.getLogger("encfs.driver")
 
 # Working buffers: one per worker, and two more. A request holds at most two at once, so one can always go on.
 _BUFFERS = fuse.WORKERS + 2
-# Request buffers of libfuse and pyfuse3's copies of writes: one of each per worker, and slack.
+# Request buffers of libfuse and copies of writes that pyfuse3 makes: one of each per worker, and slack, also
+# for what a client of a store allocates and frees again while it sends and receives.
 _WARM_HEAP = (2 * fuse.WORKERS + 2) * fuse.MAX_REQUEST
 _BEAT_SECONDS = 0.5
 
@@ -50,16 +55,24 @@ def main() -> None:
     # The terminal's interrupt goes to the whole group; only the supervisor decides when a driver ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     residency.forbid_dumps()
-    residency.keep_heap(_WARM_HEAP)
+    residency.keep_heap(0)
     try:
         order, key = read_frame(_read_exactly)
         trio.run(_serve, order, key)
-    except EncfsError as exc:
-        print(f"failed {int(exc.exit_code)} {exc}", flush=True)
-        sys.exit(exc.exit_code)
-    except Exception:
-        log.exception("unexpected error")
-        sys.exit(ExitCode.INTERNAL)
+    except Exception as exc:
+        error = _known(exc)
+        if error is None:
+            log.exception("unexpected error")
+            sys.exit(ExitCode.INTERNAL)
+        print(f"failed {int(error.exit_code)} {error}", flush=True)
+        sys.exit(error.exit_code)
+
+
+def _known(exc: BaseException) -> EncfsError | None:
+    """The first of our errors in an exception, or in the group that a nursery makes of it."""
+    if isinstance(exc, BaseExceptionGroup):
+        return next((found for part in exc.exceptions if (found := _known(part)) is not None), None)
+    return exc if isinstance(exc, EncfsError) else None
 
 
 def _read_exactly(length: int) -> bytes:
@@ -72,33 +85,42 @@ def _read_exactly(length: int) -> bytes:
 async def _serve(order: DriverOrder, key: Secret) -> None:
     pulse = Pulse(order.pulse_fd)
     pool = BufferPool(_BUFFERS, fuse.MAX_REQUEST)
-    source, lease_keeper = await _open_source(order)
-    # Only the bare file never waits for the event loop, and may be used from several threads.
-    is_bare = order.blob is None and order.verity is None
-    device = build_stack(
-        _verified(source, order.verity),
-        order.segment,
-        key,
-        pool,
-        read_only=order.read_only,
-        aside=Aside(residency.mark_as_flusher) if is_bare else None,
-    )
-    try:
-        async with trio.open_nursery() as nursery:
-            if lease_keeper is not None:
-                nursery.start_soon(lease_keeper)
-            nursery.start_soon(_beat, pulse)
-            nursery.start_soon(_ignore_termination)
-            if order.for_tools:
-                nursery.start_soon(_end_with_owner, nursery.cancel_scope)
-            await nursery.start(_serve_fuse, device, order, pool, pulse, nursery.cancel_scope)
-            for refused in residency.lock():
-                log.info("%s: %s", order.name, refused)
-            print("ready", flush=True)
-    finally:
-        with trio.CancelScope(shield=True):
-            await device.flush()
-            await device.aclose()
+    async with trio.open_nursery() as background:
+        background.start_soon(_beat, pulse)
+        background.start_soon(_ignore_termination)
+        source = await _open_source(order, pulse, background)
+        # Only the bare file never waits for the event loop, and may be used from several threads.
+        bare = order.blob is None and order.verity is None and not order.segment.integrity
+        source = _verified(source, order.verity)
+        device = source
+        try:
+            device = await build_stack(
+                source,
+                order.segment,
+                key,
+                pool,
+                read_only=order.read_only,
+                aside=Aside(residency.mark_as_flusher) if bare else None,
+            )
+            await _serve_until_unmounted(device, order, pool, pulse)
+        finally:
+            with trio.CancelScope(shield=True):
+                await device.flush()
+                await device.aclose()
+            background.cancel_scope.cancel()
+
+
+async def _serve_until_unmounted(
+    device: BlockDevice, order: DriverOrder, pool: BufferPool, pulse: Pulse
+) -> None:
+    async with trio.open_nursery() as nursery:
+        if order.for_tools:
+            nursery.start_soon(_end_with_owner, nursery.cancel_scope)
+        await nursery.start(_serve_fuse, device, order, pool, pulse, nursery.cancel_scope)
+        residency.warm_heap(_WARM_HEAP)
+        for refused in residency.lock():
+            log.info("%s: %s", order.name, refused)
+        print("ready", flush=True)
 
 
 def _verified(source: BlockDevice, order: VerityOrder | None) -> BlockDevice:
@@ -110,17 +132,24 @@ def _verified(source: BlockDevice, order: VerityOrder | None) -> BlockDevice:
     return Verity(source, tree)
 
 
-async def _open_source(order: DriverOrder) -> tuple[BlockDevice, Callable[[], Awaitable[None]] | None]:
-    """The image, and the task that keeps its lease where it has one."""
+async def _open_source(order: DriverOrder, pulse: Pulse, background: trio.Nursery) -> BlockDevice:
     if order.blob is not None:
-        # What a local image need not load: it would double the time to start.
-        from encfs.blobs import open_ordered
-        from encfs.block.retry import Retry
-
-        blob = await open_ordered(order.blob)
-        return Retry(blob, deadline=order.blob.deadline), blob.keep_lease
+        return await _open_blob(order.blob, pulse, background)
     assert order.image_fd is not None
-    return adopt_file(order.image_fd, Path(order.name), read_only=order.read_only, lock=False), None
+    return adopt_file(order.image_fd, Path(order.name), read_only=order.read_only, lock=False)
+
+
+async def _open_blob(order: BlobOrder, pulse: Pulse, background: trio.Nursery) -> BlockDevice:
+    # Twelve megabytes that a local image need not load.
+    from encfs.blobs import open_ordered
+    from encfs.block.cache import serve_cache
+    from encfs.block.retry import Retry
+
+    blob = await open_ordered(order)
+    background.start_soon(blob.keep_lease)
+    cache: Cache = await background.start(serve_cache, Retry(blob, deadline=order.deadline), order.cache)
+    background.start_soon(_tell_store, blob, cache, pulse)
+    return cache
 
 
 async def _serve_fuse(
@@ -141,6 +170,14 @@ async def _serve_fuse(
 async def _beat(pulse: Pulse) -> None:
     while True:
         pulse.beat()
+        await trio.sleep(_BEAT_SECONDS)
+
+
+async def _tell_store(blob: BlobDevice, cache: Cache, pulse: Pulse) -> None:
+    while True:
+        state = cache.state()
+        pulse.tell_blob(blob.lease_state, blob.http.token_expiry)
+        pulse.tell_store(state.answered, state.dirty, state.accepted, state.stored, state.failures)
         await trio.sleep(_BEAT_SECONDS)
 
 

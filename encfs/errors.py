@@ -368,3 +368,12 @@ class Interrupted(EncfsError):
     """A signal ended the command before its work was done; nothing is left behind."""
 
     exit_code = ExitCode.INTERRUPTED
+
+
+def first_error(exc: BaseException) -> EncfsError | None:
+    """The first of our errors in an exception or a group of them."""
+    if isinstance(exc, EncfsError):
+        return exc
+    if isinstance(exc, BaseExceptionGroup):
+        return next((found for part in exc.exceptions if (found := first_error(part))), None)
+    return None

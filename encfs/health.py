@@ -3,8 +3,10 @@
 Why shared memory: the supervisor must see that a driver is wedged at the very moment when neither may
 allocate memory, and without touching the mount (which would wedge the supervisor too).
 
-Layout, u64 each in the machine's byte order: beats (grows while the event loop runs), requests begun,
-requests ended.
+Layout, u64 each in the machine's byte order: beats (grows while the event loop runs), requests begun and
+ended; and of a volume with a cache: requests that its store answered, bytes not stored, number of the last
+write accepted, number up to which all are stored, puts that failed; and of a blob: the lease (0 none, 1 held,
+2 lost), when the store's token expires in Unix seconds (0 for no token).
 
 Kind: adapter
 """
@@ -16,7 +18,12 @@ import os
 import struct
 from dataclasses import dataclass
 
-_PAGE = struct.Struct("=QQQ")
+_PAGE = struct.Struct("=QQQQQQQQQQ")
+_STORE = struct.Struct("=QQQQQ")
+_STORE_AT = 24
+_BLOB = struct.Struct("=QQ")
+_BLOB_AT = 64
+LEASES = ("none", "held", "lost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +33,13 @@ class Reading:
     beats: int
     begun: int
     ended: int
+    answered: int = 0
+    dirty: int = 0
+    accepted: int = 0
+    stored: int = 0
+    failures: int = 0
+    lease: int = 0
+    token_expiry: int = 0
 
     @property
     def in_flight(self) -> int:
@@ -66,6 +80,14 @@ class Pulse:
         self._ended += 1
         self._counts[2] = self._ended
 
+    def tell_store(self, answered: int, dirty: int, accepted: int, stored: int, failures: int) -> None:
+        """Say how a volume's cache stands with its store; the words are those of the layout."""
+        _STORE.pack_into(self._page, _STORE_AT, answered, dirty, accepted, stored, failures)
+
+    def tell_blob(self, lease: str, token_expiry: int) -> None:
+        """Say how a blob's lease, one of `LEASES`, and its token stand."""
+        _BLOB.pack_into(self._page, _BLOB_AT, LEASES.index(lease), token_expiry)
+
     def busy(self) -> bool:
         """Whether a request is being served; for the process that writes the page."""
         return self._begun != self._ended
@@ -83,7 +105,7 @@ class Watch:
     """Decides from readings whether a driver is stuck.
 
     Stuck means: for `deadline` seconds the event loop did not run, or a request stayed unanswered and none
-    was answered in that time. A store that is slow but answers something is not stuck.
+    was answered in that time, neither by the driver nor by its store: one that is slow is not stuck.
     """
 
     def __init__(self, deadline: float) -> None:
@@ -97,6 +119,7 @@ class Watch:
         last, self._last = self._last, reading
         if self._beat_at is None or reading.beats != last.beats:
             self._beat_at = now
-        if self._progress_at is None or reading.ended != last.ended or not reading.in_flight:
+        moved = (reading.ended, reading.answered) != (last.ended, last.answered)
+        if self._progress_at is None or moved or not reading.in_flight:
             self._progress_at = now
         return now - min(self._beat_at, self._progress_at) > self.deadline

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import re
 import stat
@@ -52,6 +53,11 @@ _LOOP_REQUEST_KIB = 1024
 # Large enough that sequential reads reach the driver as requests of the largest size, two ahead.
 _READ_AHEAD_SECTORS = (4 << 20) // 512
 _LOOP_TRIES = 16
+# <linux/ext4.h>: _IOR('X', 125, u32) and its flags.
+_EXT4_IOC_SHUTDOWN = 0x8004587D
+_EXT4_SHUTDOWN_FLUSH, _EXT4_SHUTDOWN_AT_ONCE = 0, 2
+# What ext4 shows when it takes no writes: mounted so, or after an error (words of its own since Linux 6.15).
+_NO_WRITES = frozenset({"ro", "emergency_ro", "shutdown"})
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -240,9 +246,43 @@ def sync_file_system(path: Path) -> None:
                     f"mount point {path}: what was written last is not stored: the volume became read-only",
                     hint="the log of the mount says why; mount the image again to see what is there",
                 )
-            raise MountError(f"mount point {path}: writing back failed: {os.strerror(ctypes.get_errno())}")
+            raise MountError(
+                f"mount point {path}: writing back failed: {os.strerror(ctypes.get_errno())}",
+                hint="only what fsync confirmed is stored for certain; unmount again to leave it at that",
+            )
     finally:
         os.close(fd)
+
+
+def shut_down_file_system(path: Path, *, flush: bool) -> None:
+    """End an ext4 mounted at `path`: from here on, whoever has files open there gets EIO.
+
+    Args:
+        path: where it is mounted; stays mounted.
+        flush: store everything first, and let nobody write in between; else at once, for a dead device.
+
+    Raises:
+        MountError: the kernel refused, or something could not be stored.
+    """
+    flags = struct.pack("=I", _EXT4_SHUTDOWN_FLUSH if flush else _EXT4_SHUTDOWN_AT_ONCE)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _check_is_volume(fd, path)
+            if flush and _libc.syncfs(fd) != 0:  # the ioctl itself would not say that it failed
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            fcntl.ioctl(fd, _EXT4_IOC_SHUTDOWN, flags)
+        finally:
+            os.close(fd)
+    except OSError as exc:
+        raise MountError(f"mount point {path}: shutting down failed: {exc.strerror}") from exc
+
+
+def _check_is_volume(fd: int, path: Path) -> None:
+    """Refuse what is not the top of a file system on a loop device: it could be the machine's own."""
+    device = os.fstat(fd).st_dev
+    if os.major(device) != _LOOP_MAJOR or device == os.stat(path.parent).st_dev:
+        raise MountError(f"mount point {path}: no volume is mounted there any more")
 
 
 def is_mounted(path: Path) -> bool:
@@ -254,7 +294,50 @@ def mount_points() -> list[str]:
     """Every mount point of our mount namespace."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     # Spaces and the like are escaped as \\040: mountinfo, field 5 (proc(5)).
-    return [_OCTAL.sub(lambda match: chr(int(match[1], 8)), line.split(" ")[4]) for line in lines]
+    return [_unescaped(line.split(" ")[4]) for line in lines]
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """One mount of our namespace: where, of what type, from what; `read_only` also after an error."""
+
+    point: str
+    kind: str
+    source: str
+    read_only: bool
+
+
+def mounts_at(path: Path) -> list[Mounted]:
+    """What is mounted exactly at `path`, the uppermost last."""
+    wanted, found = os.path.abspath(path), []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        point = _unescaped(before.split(" ")[4])
+        if point == wanted:
+            kind, source, options = after.split(" ")[:3]
+            found.append(
+                Mounted(point, kind, _unescaped(source), not _NO_WRITES.isdisjoint(options.split(",")))
+            )
+    return found
+
+
+def _unescaped(text: str) -> str:
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
+
+
+def can_read_device(path: str) -> bool:
+    """Whether a block device still delivers its first bytes; blocks as long as the device does."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        with mmap.mmap(-1, mmap.PAGESIZE) as page:
+            return os.preadv(fd, [page], 0) == mmap.PAGESIZE
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
 
 
 def open_abort(directory: Path) -> int | None:

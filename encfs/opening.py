@@ -225,7 +225,9 @@ async def open_volume(
 def volume_of(image: Image[FileDevice] | Image[BlobDevice], unlocked: Unlocked) -> Volume:
     """What a session serves; takes over the image's data file or blob."""
     segment = unlocked.segment
-    geometry = SegmentGeometry(segment.offset, segment.size, segment.sector_size, segment.iv_tweak)
+    geometry = SegmentGeometry(
+        segment.offset, segment.size, segment.sector_size, segment.iv_tweak, segment.integrity
+    )
     source = image.source
     access = image.place if isinstance(image.place, BlobAccess) else None
     verified = image.verified

@@ -44,6 +44,14 @@ def keep_heap(warm_bytes: int) -> None:
     _libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)  # large blocks come from the heap, which is kept
     _libc.mallopt(_M_TRIM_THRESHOLD, -1 & 0x7FFFFFFF)
     _libc.mallopt(_M_TOP_PAD, _TOP_PAD)
+    warm_heap(warm_bytes)
+
+
+def warm_heap(warm_bytes: int) -> None:
+    """Take so much heap and give it back to malloc, which keeps it.
+
+    Call when everything is loaded and open: what is loaded later would take it.
+    """
     piece = 1 << 20
     held = [bytearray(piece) for _ in range(warm_bytes // piece)]
     del held

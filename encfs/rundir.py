@@ -27,7 +27,7 @@ _MAX_STATE = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What `state.json` holds."""
+    """What `state.json` holds; `..._started` as from `started_at`, 0 when not known."""
 
     image: str
     mount_point: str
@@ -35,6 +35,16 @@ class State:
     supervisor_pid: int
     driver_pid: int
     loop: int | None
+    supervisor_started: int = 0
+    driver_started: int = 0
+
+    def supervisor_lives(self) -> bool:
+        """Whether the process that served the volume still runs."""
+        return is_alive(self.supervisor_pid, self.supervisor_started)
+
+    def driver_lives(self) -> bool:
+        """Whether its driver still runs."""
+        return is_alive(self.driver_pid, self.driver_started)
 
 
 def run_root() -> Path:
@@ -90,9 +100,26 @@ def all_states() -> list[State]:
     return [state for state in found if state is not None]
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process with that number runs (a zombie does not)."""
+def is_alive(pid: int, started: int = 0) -> bool:
+    """Whether a process with that number runs (a zombie does not).
+
+    Args:
+        pid: its number, which a later process may have again.
+        started: from `started_at` while it ran, so that a later process is not taken for it; 0 to accept any.
+    """
+    fields = _stat(pid)
+    return bool(fields) and fields[0] != "Z" and (not started or int(fields[19]) == started)
+
+
+def started_at(pid: int) -> int:
+    """When a process started, in clock ticks since the machine did; 0 when it does not run."""
+    fields = _stat(pid)
+    return int(fields[19]) if fields else 0
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of proc_pid_stat(5) from the third on, after the name in parentheses."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return False
+        return []

@@ -50,6 +50,11 @@ async def seal_image(path: Path, *, force: bool, show: bool) -> Sealed:
     try:
         with naming(path):
             fd = image.source.fd
+            if image.header.segment.integrity:
+                raise ImageError(
+                    "image: has integrity, and must not change its length",
+                    hint="seal an image made without --integrity: a hash tree protects more",
+                )
             size = _unsealed_size(fd, force=force)
             done = [0]
             async with progress(f"sealing {path.name}", lambda: done[0], size, show=show):

@@ -213,6 +213,27 @@ class Session:
         self._enter(Phase.FAILED)
         self.ended.set()
 
+    def give_up(self, reason: str) -> None:
+        """End the FUSE connection, so that nobody waits any longer: what is not stored by now is lost."""
+        if self.phase in (Phase.CLOSED, Phase.FAILED):
+            return
+        mount.abort_connection(self.device_directory, self._abort)
+        self._fail(StoreError(f"image {self.volume.name}: {reason}"))
+
+    async def let_go(self) -> None:
+        """End the driver although the loop device is still in use, after its file system was shut down.
+
+        Raises:
+            StoreError: the driver could not store everything.
+        """
+        assert self.driver is not None
+        self.file_system = None
+        if self._abort is not None or mount.is_mounted(self.device_directory):
+            await trio.to_thread.run_sync(mount.abort_connection, self.device_directory, self._abort)
+        if mount.is_mounted(self.device_directory):
+            await trio.to_thread.run_sync(self._unmount_device_lazily)
+        await self._stop_driver()
+
     async def clean_up(self) -> None:
         """Leave nothing behind, whatever happened before. Idempotent; raises nothing it can avoid."""
         with trio.CancelScope(shield=True):

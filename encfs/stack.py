@@ -9,6 +9,7 @@ from encfs.block.aside import Aside
 from encfs.block.buffers import BufferPool
 from encfs.block.crypt import Crypt
 from encfs.block.device import BlockDevice
+from encfs.block.integrity import open_integrity
 from encfs.block.readonly import ReadOnly
 from encfs.block.unaligned import Unaligned
 from encfs.block.window import Window
@@ -17,7 +18,7 @@ from encfs.keys import Secret
 from encfs.volume import SegmentGeometry
 
 
-def build_stack(
+async def build_stack(
     source: BlockDevice,
     segment: SegmentGeometry,
     volume_key: Secret,
@@ -26,17 +27,27 @@ def build_stack(
     read_only: bool,
     aside: Aside | None = None,
 ) -> BlockDevice:
-    """Plaintext of a LUKS2 segment: source -> window -> AES-XTS -> (read-only) -> unaligned.
+    """Plaintext of a LUKS2 segment: source -> window -> AES-XTS (with tags or without) -> unaligned.
 
     Args:
         source: the image, ciphertext.
         segment: where the segment lies and how it is encrypted.
-        volume_key: 32 or 64 bytes, secret.
+        volume_key: 32 or 64 bytes, 96 with integrity, secret.
         pool: working buffers, shared by the layers that need one.
         read_only: refuse writes.
         aside: threads for large requests; only where `source` never waits for the event loop.
+
+    Raises:
+        MalformedHeader, UnsupportedFeature: superblock or journal of a volume with integrity.
+        StoreError: reading them failed.
     """
-    cipher = SectorCipher(volume_key, sector_size=segment.sector_size, iv_tweak=segment.iv_tweak)
     window = Window(source, offset=segment.offset, size=segment.size)
-    plain: BlockDevice = Crypt(window, cipher, pool, aside=aside)
+    plain: BlockDevice
+    if segment.integrity:
+        plain = await open_integrity(
+            window, volume_key, pool, block_size=segment.sector_size, read_only=read_only
+        )
+    else:
+        cipher = SectorCipher(volume_key, sector_size=segment.sector_size, iv_tweak=segment.iv_tweak)
+        plain = Crypt(window, cipher, pool, aside=aside)
     return Unaligned(ReadOnly(plain) if read_only else plain, pool)

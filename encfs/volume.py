@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
+from encfs.block.cachesettings import CacheSettings
 from encfs.errors import UsageError
 from encfs.keys import Secret
 
@@ -24,12 +25,13 @@ _MAX_KEY = 1 << 10
 
 @dataclass(frozen=True, slots=True)
 class SegmentGeometry:
-    """A LUKS2 crypt segment, resolved: sizes in bytes, `iv_tweak` in 512-byte units."""
+    """A LUKS2 crypt segment, resolved: bytes, `iv_tweak` in 512-byte units; `integrity`: it has tags."""
 
     offset: int
     size: int
     sector_size: int
     iv_tweak: int
+    integrity: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class BlobOrder:
         lease_id: under which the supervisor acquired the lease; empty for reading only.
         etag: of the blob whose header was read.
         deadline: seconds for one request with all its repetitions.
+        cache: of the volume.
         sas: signature, secret.
         environment: settings of identity, allow-list and trust; may be secret.
     """
@@ -53,6 +56,7 @@ class BlobOrder:
     lease_id: str
     etag: str
     deadline: float
+    cache: CacheSettings
     sas: str = field(repr=False)
     environment: dict[str, str] = field(repr=False)
 
@@ -103,7 +107,8 @@ def read_frame(read_exactly: Callable[[int], bytes]) -> tuple[DriverOrder, Secre
     try:
         segment = SegmentGeometry(**head.pop("segment"))
         blob = head.pop("blob")
-        blob = None if blob is None else BlobOrder(**blob)
+        if blob is not None:
+            blob = BlobOrder(cache=CacheSettings(**blob.pop("cache")), **blob)
         verity = head.pop("verity")
         verity = None if verity is None else VerityOrder(**verity)
         return DriverOrder(segment=segment, blob=blob, verity=verity, **head), key

@@ -18,13 +18,11 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NoReturn
 from urllib.parse import urlsplit
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -44,7 +42,7 @@ from sidecar.jose import (
     verify_jws,
 )
 from sidecar.jwk import Jwk, jwk_of_private, jwk_of_secret, parse_jwk
-from sidecar.serverchain import verify_server_chain
+from sidecar.serverchain import Roots, verify_server_chain
 from sidecar.strictjson import (
     JsonObject,
     dump_json,
@@ -214,7 +212,7 @@ def verify_release(
     jws: Jws,
     *,
     host: str,
-    roots: Sequence[x509.Certificate],
+    roots: Roots,
     at: datetime,
     key: KeyRef,
     wrapping_kid: str,

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
+import trio
+
+from sidecar.config import IdentityKind, IdentitySettings, SidecarSettings
 from sidecar.errors import MalformedInput, UsageError
 
 _MAX_FILE = 4 << 20
@@ -43,6 +47,45 @@ def add_snp(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_identity(parser: argparse.ArgumentParser) -> None:
+    """Declare who asks the vault."""
+    parser.add_argument(
+        "--identity",
+        choices=tuple(IdentityKind),
+        default=IdentityKind.AUTO,
+        help="who asks the vault (default: SIDECAR_IDENTITY, else workload identity where its variables are "
+        "set, else managed identity; cli: whoever az logged in)",
+    )
+    add_managed_identity(parser)
+
+
+def add_managed_identity(parser: argparse.ArgumentParser) -> None:
+    """Declare which managed identity is meant, where a machine has several."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--client-id", default="", metavar="ID", help="managed identity by client id")
+    which.add_argument("--object-id", default="", metavar="ID", help="managed identity by object id")
+    which.add_argument("--resource-id", default="", metavar="ID", help="managed identity by resource id")
+
+
+def identity_of(arguments: argparse.Namespace) -> IdentitySettings:
+    """What `add_identity` declared."""
+    return IdentitySettings(
+        IdentityKind(arguments.identity), arguments.client_id, arguments.object_id, arguments.resource_id
+    )
+
+
+def settings_with_identity(arguments: argparse.Namespace) -> SidecarSettings:
+    """Settings with nothing but an identity."""
+    return SidecarSettings(identity=identity_of(arguments))
+
+
+async def stop_on_signal(stop: trio.Event) -> None:
+    """Set `stop` at SIGTERM or SIGINT."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            stop.set()
+
+
 def read_file(path: Path) -> bytes:
     """A file within bounds, `-` for standard input; UsageError when it cannot be read."""
     try:
@@ -62,6 +105,10 @@ def write_secret(path: Path, data: bytes) -> None:
     """A new file, mode 0600; an existing one is never replaced."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError as exc:
+        raise UsageError(
+            f"file {path}: exists already", hint="secrets replace nothing: move it away, or name another one"
+        ) from exc
     except OSError as exc:
         raise UsageError(f"file {path}: {exc.strerror}") from exc
     with os.fdopen(fd, "wb") as file:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import trio
@@ -31,6 +32,7 @@ Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+PEER = "sidecar.peer"  # extension of the scope: the `Peer` of a Unix socket
 MAX_BODY = 1 << 20  # bytes
 BODY_DEADLINE = 10.0  # seconds
 
@@ -67,7 +69,7 @@ def asgi_app(
             raise NotImplementedError(f"scope {scope['type']!r}")
         try:
             response = await _answer(handler, scope, receive, max_body, deadline, refuse or _envelope)
-            await _send(response, send)
+            await _send(response, send, head=scope["method"] == "HEAD")
         except _Gone:
             log.debug("%s: the client left early", scope["method"])
 
@@ -78,8 +80,10 @@ async def _answer(
     handler: Handler, scope: Scope, receive: Receive, max_body: int, deadline: float, refuse: Refuse
 ) -> WebResponse:
     def refusal(status: int, code: str, message: str) -> WebResponse:
-        # The rest of the request may still be on its way: the connection cannot be used again.
-        return refuse(status, code, message).with_headers({"connection": "close"})
+        answer = refuse(status, code, message)
+        # The rest of the request may still be on its way: the connection cannot be used again. HTTP/2 has
+        # no such header.
+        return answer if scope["http_version"] == "2" else answer.with_headers({"connection": "close"})
 
     try:
         with trio.fail_after(deadline):
@@ -127,14 +131,18 @@ def _request(scope: Scope, body: bytes) -> WebRequest:
         query=parse_query(bytes(scope["query_string"]).decode("latin-1")),
         headers={n.decode("latin-1").lower(): v.decode("latin-1") for n, v in scope["headers"]},
         body=body,
+        peer=scope.get("extensions", {}).get(PEER),
     )
 
 
-async def _send(response: WebResponse, send: Send) -> None:
+async def _send(response: WebResponse, send: Send, *, head: bool) -> None:
     headers = [(n.encode("latin-1"), v.encode("latin-1")) for n, v in response.headers.items()]
     if response.content_type and response.body:
         headers.append((b"content-type", response.content_type.encode("latin-1")))
-    headers.append((b"content-length", str(len(response.body)).encode("ascii")))
+    if "content-length" not in response.headers:  # an answer to HEAD may announce what it does not send
+        headers.append((b"content-length", str(len(response.body)).encode("ascii")))
+    if head:
+        response = replace(response, body=b"")
     try:
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         if response.cut is None:

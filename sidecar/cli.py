@@ -9,17 +9,25 @@ import argparse
 import json
 import logging
 import os
-import signal
 import sys
-from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import trio
 
-from sidecar import __version__, cli_keys, cli_report
-from sidecar.arguments import Commands, add_snp, command, read_file, write_secret
-from sidecar.errors import ExitCode, SidecarError, UsageError
+from sidecar import __version__, cli_keys, cli_policy, cli_report, cli_serve
+from sidecar.arguments import (
+    Commands,
+    add_identity,
+    add_snp,
+    command,
+    identity_of,
+    read_file,
+    stop_on_signal,
+    write_secret,
+)
+from sidecar.errors import ExitCode, UsageError
+from sidecar.running import run
 
 _EPILOG = "exit codes:\n" + "\n".join(f"  {code.value:3}  {code.name.lower()}" for code in ExitCode)
 
@@ -27,48 +35,12 @@ _EPILOG = "exit codes:\n" + "\n".join(f"  {code.value:3}  {code.name.lower()}" f
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command and exit with a documented code; no traceback reaches a user."""
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(
-        level=arguments.log_level.upper(), stream=sys.stderr, format="sidecar: %(levelname)s: %(message)s"
-    )
-    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
-        logging.addLevelName(level, logging.getLevelName(level).lower())
-    for noisy in ("azure", "httpx", "httpcore", "msal", "hypercorn"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    try:
-        code = int(arguments.run(arguments) or ExitCode.OK)
-    except KeyboardInterrupt:
-        code = ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = ExitCode.OK
-    except SystemExit:
-        raise
-    except BaseException as exc:
-        code = complain(exc, debug=arguments.log_level == "debug")
-    sys.exit(code)
+    sys.exit(run(lambda: arguments.run(arguments), level=logging.getLevelName(arguments.log_level.upper())))
 
 
-def complain(exc: BaseException, *, debug: bool = False) -> int:
-    """Print an error and its hint; the exit code of the first of our errors in it."""
-    error = _first_error(exc)
-    if error is None:
-        if debug:
-            raise exc
-        print(f"sidecar: error: unexpected {type(exc).__name__}: {exc}", file=sys.stderr)
-        print("sidecar: hint: run again with --log-level debug and report what it prints", file=sys.stderr)
-        return ExitCode.INTERNAL
-    print(f"sidecar: error: {error}", file=sys.stderr)
-    if error.hint:
-        print(f"sidecar: hint: {error.hint}", file=sys.stderr)
-    return error.exit_code
-
-
-def _first_error(exc: BaseException) -> SidecarError | None:
-    if isinstance(exc, SidecarError):
-        return exc
-    if isinstance(exc, BaseExceptionGroup):
-        return next((found for part in exc.exceptions if (found := _first_error(part))), None)
-    return None
+def securitypolicydigest() -> NoReturn:
+    """The predecessor's tool of that name: `-p BASE64` or `-f FILE`, `-v`."""
+    main(["policy", "digest", *sys.argv[1:]])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,72 +53,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sidecar {__version__}")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="warning")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_serve(commands)
+    cli_serve.add_commands(commands)
     cli_report.add_commands(commands)
     _add_attest(commands)
     _add_release(commands)
-    _add_policy(commands)
+    cli_policy.add_commands(commands)
     _add_local(commands)
     cli_keys.add_commands(commands)
     return parser
-
-
-# -- serve ----------------------------------------------------------------------------------------
-
-
-def _add_serve(commands: Commands) -> None:
-    parser = command(
-        commands,
-        "serve",
-        _serve,
-        "Serve attestation and key release over HTTP, on loopback only.",
-        "GET /status /healthz /readyz; POST /attest/raw /attest/combined /attest/maa /key/release\n"
-        "Prints one line when it is ready; SIGTERM ends it after open requests.",
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="a loopback address (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8080, help="0 for any free one (default: %(default)s)")
-    parser.add_argument("--socket", type=Path, help="listen on a Unix socket (mode 0600) instead")
-    parser.add_argument("--client-id", default="", help="of the managed identity, where there are several")
-    add_snp(parser)
-
-
-def _serve(arguments: argparse.Namespace) -> None:
-    from sidecar.app import App, WrappingKeys, refuse
-    from sidecar.asgi import asgi_app
-    from sidecar.client import open_guest
-    from sidecar.server import bind_loopback, bind_unix, serve_asgi
-    from sidecar.services import open_services
-
-    async def run() -> None:
-        if arguments.socket is not None:
-            listener, address = bind_unix(arguments.socket), f"unix:{arguments.socket}"
-        else:
-            listener = bind_loopback(arguments.host, arguments.port)
-            host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-            address = f"http://{host}:{listener.getsockname()[1]}"
-        stop = trio.Event()
-        async with (
-            open_services(os.environ, client_id=arguments.client_id) as services,
-            trio.open_nursery() as background,
-        ):
-            background.start_soon(_stop_on_signal, stop)
-            guest = await open_guest(services.http, os.environ, snp=arguments.snp)
-            app = App(guest, services, WrappingKeys())
-            background.start_soon(app.keys.keep_making)
-            await app.check_ready()
-            serve = partial(serve_asgi, asgi_app(app, refuse=refuse), sockets=[listener], shutdown=stop)
-            async with trio.open_nursery() as serving:
-                await serving.start(serve)
-                print(f"sidecar: ready {address}", flush=True)
-            background.cancel_scope.cancel()
-
-    trio.run(run)
-
-
-async def _stop_on_signal(stop: trio.Event) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            stop.set()
 
 
 # -- attest, release ------------------------------------------------------------------------------
@@ -192,7 +106,16 @@ def _add_release(commands: Commands) -> None:
     )
     parser.add_argument("--akv", required=True, metavar="HOST", help="vault or managed HSM, without https://")
     parser.add_argument("--kid", required=True, help="key name, or name/version")
-    parser.add_argument("--client-id", default="", help="of the managed identity, where there are several")
+    add_identity(parser)
+    parser.add_argument(
+        "--access-token-file",
+        type=Path,
+        metavar="FILE",
+        help="your own access token for the vault; - for stdin",
+    )
+    parser.add_argument(
+        "--wrapping-bits", type=int, default=2048, metavar="N", help="RSA wrapping key (default: %(default)s)"
+    )
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write the JWK, secret, mode 0600; - prints it"
     )
@@ -203,8 +126,15 @@ def _release(arguments: argparse.Namespace) -> None:
     from sidecar.client import ReleaseSettings, release
     from sidecar.strictjson import dump_json
 
+    token = arguments.access_token_file
     settings = ReleaseSettings(
-        arguments.maa, arguments.akv, arguments.kid, snp=arguments.snp, client_id=arguments.client_id
+        arguments.maa,
+        arguments.akv,
+        arguments.kid,
+        snp=arguments.snp,
+        identity=identity_of(arguments),
+        access_token=read_file(token).decode("ascii", "replace").strip() if token else "",
+        wrapping_bits=arguments.wrapping_bits,
     )
     released = trio.run(release, settings, os.environ)
     summary = {"kid": released.kid, "kty": released.kty, "key_ops": list(released.key_ops)}
@@ -217,35 +147,15 @@ def _release(arguments: argparse.Namespace) -> None:
         print(json.dumps(summary | {"written": str(arguments.out)}, indent=1))
 
 
-# -- policy, local --------------------------------------------------------------------------------
+def _token(data: bytes) -> str:
+    """An access token from a file; nothing of it gets into an error."""
+    text = data.decode("ascii", "replace").strip()
+    if not text or not text.isprintable() or " " in text or "�" in text:
+        raise UsageError("access token file: wanted one token and nothing else")
+    return text
 
 
-def _add_policy(commands: Commands) -> None:
-    parser = commands.add_parser(
-        "policy", help="Work with security policies.", description="Security policies."
-    )
-    actions = parser.add_subparsers(metavar="ACTION", required=True)
-    digest = command(
-        actions,
-        "digest",
-        _policy_digest,
-        "Print the SHA-256 of a security policy: HOST_DATA of a guest that runs under it.",
-        "Takes the policy's text or its base64; without FILE the policy this machine runs under.",
-    )
-    digest.add_argument("file", type=Path, nargs="?", help="- for standard input")
-
-
-def _policy_digest(arguments: argparse.Namespace) -> None:
-    from sidecar.securitypolicy import policy_digest
-    from sidecar.uvm import read_uvm
-
-    if arguments.file is not None:
-        print(policy_digest(read_file(arguments.file)).hex())
-        return
-    uvm = read_uvm()
-    if uvm.security_policy is None:
-        raise UsageError("no file given, and this machine runs under no security policy")
-    print(uvm.host_data.hex())
+# -- local ----------------------------------------------------------------------------------------
 
 
 def _add_local(commands: Commands) -> None:
@@ -269,7 +179,7 @@ def _local(arguments: argparse.Namespace) -> None:
     async def run() -> None:
         stop = trio.Event()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_stop_on_signal, stop)
+            nursery.start_soon(stop_on_signal, stop)
             await nursery.start(serve_local, settings)
             await stop.wait()
             nursery.cancel_scope.cancel()

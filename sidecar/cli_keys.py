@@ -6,22 +6,36 @@ Kind: entry
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import os
 import sys
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
-from sidecar.arguments import Commands, add_snp, command, read_file, write_secret
+from sidecar.arguments import (
+    Commands,
+    add_identity,
+    add_snp,
+    command,
+    identity_of,
+    read_file,
+    settings_with_identity,
+    write_secret,
+)
+from sidecar.config import IdentityKind, SidecarSettings
 from sidecar.errors import ExitCode, MalformedInput, UsageError
 
 if TYPE_CHECKING:
-    from sidecar.akvkeys import KeyBundle
+    from collections.abc import Iterator
+
+    from sidecar.explain import Explanation
+    from sidecar.explaining import LiveExplanation
     from sidecar.importkey import ImportConfig, Material
-    from sidecar.releasepolicy import ReleasePolicy
+    from sidecar.policy.digest import FoundPolicy
 
 
 def add_commands(commands: Commands) -> None:
@@ -48,14 +62,20 @@ def _add_import(commands: Commands) -> None:
     parser.add_argument("-kh", "--kh", metavar="HEX|FILE", help="symmetric key: a file, or 64 hex digits")
     parser.add_argument("-kp", "--kp", type=Path, metavar="PEM", help="RSA or EC private key, PKCS#8")
     parser.add_argument("-out", "--out", action="store_true", help="write the passphrase to keyfile.bin")
-    parser.add_argument(
-        "-a", action="store_true", help="print the release policy as one line, for other tools"
-    )
+    parser.add_argument("-a", action="store_true", help="as this machine's managed identity")
+    add_identity(parser)
     parser.add_argument(
         "--policy-digest",
         metavar="FILE|HEX",
         help="security policy (or its digest) that the claims must name",
     )
+    parser.add_argument(
+        "--policy",
+        type=Path,
+        metavar="FILE",
+        help="template, manifest or policy whose digest the claims must name",
+    )
+    parser.add_argument("--group", metavar="NAME", help="its container group, where it has several")
     parser.add_argument(
         "--dry-run", action="store_true", help="show what would be imported, and send nothing"
     )
@@ -71,10 +91,12 @@ def _import(arguments: argparse.Namespace) -> None:
     config = parse_import_config(read_file(arguments.config))
     if arguments.policy_digest:
         config = config.with_host_data(_digest(arguments.policy_digest))
+    if arguments.policy:
+        config = config.with_host_data(_digest_of_policy(arguments))
     if not config.clauses:
         raise MalformedInput(
             "import configuration: no claims, so no release policy",
-            hint="list claims, or give --policy-digest",
+            hint="list claims, or give --policy",
         )
     for words in weaknesses(config.policy()):
         print(f"sidecar: warning: weak release policy: {words}", file=sys.stderr)
@@ -86,14 +108,24 @@ def _import(arguments: argparse.Namespace) -> None:
     if not arguments.dry_run:
 
         async def run() -> str:
-            async with open_services(
-                os.environ, client_id=config.client_id, access_token=config.bearer_token
-            ) as services:
+            settings, token = _importer(arguments, config)
+            async with open_services(os.environ, settings, access_token=token) as services:
                 services.authority(config.maa_endpoint)
                 return (await import_key(services.vault(config.akv_endpoint), config, material)).kid
 
         kid = trio.run(run)
     _print_import(arguments, config, material, kid)
+
+
+def _importer(arguments: argparse.Namespace, config: ImportConfig) -> tuple[SidecarSettings, str]:
+    """Who imports: `-a` for the managed identity, else the configuration's token, else as asked."""
+    identity = identity_of(arguments)
+    if arguments.a:
+        identity = replace(identity, kind=IdentityKind.MANAGED)
+    named = identity.client_id or identity.object_id or identity.resource_id
+    if config.client_id and not named and identity.kind in (IdentityKind.AUTO, IdentityKind.MANAGED):
+        identity = replace(identity, client_id=config.client_id)
+    return SidecarSettings(identity=identity), "" if arguments.a else config.bearer_token
 
 
 def _digest(text: str) -> bytes:
@@ -106,6 +138,23 @@ def _digest(text: str) -> bytes:
         except ValueError:
             pass
     return policy_digest(read_file(Path(text)))
+
+
+def _digest_of_policy(arguments: argparse.Namespace) -> bytes:
+    """The digest of the one policy in a file; says on standard error what is badly wrong with it."""
+    from sidecar.policy.digest import only_policy
+    from sidecar.policy.lint import Level, lint_policy
+    from sidecar.policy.parse import parse_policy
+
+    if arguments.policy_digest:
+        raise UsageError("import-key: wanted one of --policy and --policy-digest")
+    what = f"file {arguments.policy}"
+    found = only_policy(read_file(arguments.policy), what=what, group=arguments.group)
+    for finding in lint_policy(parse_policy(found.text, what=what)):
+        if finding.level is Level.ERROR:
+            words = f"{finding.where}: {finding.words}"
+            print(f"sidecar: warning: weak security policy: {words}", file=sys.stderr)
+    return bytes.fromhex(found.digest)
 
 
 def _symmetric(text: str) -> bytes:
@@ -144,8 +193,6 @@ def _print_import(
     }
     if arguments.show_secrets and material.passphrase is not None:
         summary["symmetric_key"] = material.passphrase.hex()
-    if arguments.a:
-        print(base64.b64encode(config.policy().to_bytes()).decode())
     if arguments.json:
         print(json.dumps(summary, indent=1))
         return
@@ -176,9 +223,7 @@ def _add_keys(commands: Commands) -> None:
     ):
         action = command(actions, name, _keys, words)
         action.add_argument("--akv", required=True, metavar="HOST", help="vault or managed HSM")
-        action.add_argument(
-            "--client-id", default="", help="of the managed identity, where there are several"
-        )
+        add_identity(action)
         if name != "list":
             action.add_argument("--kid", required=True, help="key name, or name/version to show")
         action.set_defaults(action=name)
@@ -189,7 +234,7 @@ def _keys(arguments: argparse.Namespace) -> None:
     from sidecar.services import open_services
 
     async def run() -> object:
-        async with open_services(os.environ, client_id=arguments.client_id) as services:
+        async with open_services(os.environ, settings_with_identity(arguments)) as services:
             vault = services.vault(arguments.akv)
             if arguments.action == "list":
                 return await list_keys(vault)
@@ -208,38 +253,74 @@ def _add_explain(commands: Commands) -> None:
         "explain",
         _explain,
         "Explain claim by claim whether a key would be released to this guest.",
-        "Live: --maa, --akv, --kid. From files: --token, --policy. Exit code 8: it would not be released.",
+        "Live: --maa, --akv, --kid; where the policy is met the release is tried, because roles and\n"
+        "firewalls only show then (the key goes nowhere). From files: --token, --policy.\n"
+        "With --maa and --policy this guest is held against a policy that no key has yet.\n"
+        "Exit code 8: it would not be released.",
     )
     parser.add_argument("--maa", metavar="HOST", help="attestation authority, without https://")
     parser.add_argument("--akv", metavar="HOST", help="vault or managed HSM, without https://")
     parser.add_argument("--kid", help="key name, or name/version")
     parser.add_argument("--token", type=Path, metavar="FILE", help="an attestation token; not verified")
     parser.add_argument("--policy", type=Path, metavar="FILE", help="a release policy, JSON")
+    parser.add_argument(
+        "--security-policy",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="of the import or of now, to show what changed; repeatable",
+    )
+    parser.add_argument("--no-release", action="store_true", help="do not try the release")
     parser.add_argument("--suggest", action="store_true", help="print a release policy for this guest")
     parser.add_argument("--json", action="store_true")
+    add_identity(parser)
     add_snp(parser)
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from sidecar.explain import describe, suggest, to_json
-    from sidecar.releasepolicy import evaluate, parse_policy
+    from sidecar.explain import explain
+    from sidecar.explaining import suggest_policy
+    from sidecar.releasepolicy import parse_policy
 
-    live = bool(arguments.maa)
-    if live == bool(arguments.token):
+    if bool(arguments.maa) == bool(arguments.token):
         raise UsageError("explain: wanted either --maa (this guest) or --token FILE")
-    claims = _live_claims(arguments) if live else _token_claims(arguments.token)
+    if not arguments.suggest and not arguments.policy:
+        if not (arguments.maa and arguments.akv and arguments.kid):
+            raise UsageError("explain: wanted a policy: --policy FILE, or --maa, --akv and --kid")
+        return _print_explanation(_explain_live(arguments), arguments)
+    claims = _live_claims(arguments) if arguments.maa else _token_claims(arguments.token)
     if arguments.suggest:
-        print(json.dumps(suggest(claims), indent=1))
+        print(json.dumps(suggest_policy(claims).to_dict(), indent=1))
         return ExitCode.OK
-    if arguments.policy:
-        policy = parse_policy(read_file(arguments.policy))
-    elif arguments.akv and arguments.kid:
-        policy = _live_policy(arguments)
+    policy = parse_policy(read_file(arguments.policy))
+    return _print_explanation(explain(policy, claims, at=datetime.now(UTC)), arguments)
+
+
+def _print_explanation(found: Explanation | LiveExplanation, arguments: argparse.Namespace) -> int:
+    from sidecar.explaining import LiveExplanation
+    from sidecar.policy.digest_change import digest_change
+
+    policy = found.policy if isinstance(found, LiveExplanation) else found
+    change = digest_change(policy.evaluation, _policies_at_hand(arguments)) if policy else None
+    if arguments.json:
+        more = {"policy_change": change.to_dict()} if change else {}
+        print(json.dumps(found.to_dict() | more, indent=1))
     else:
-        raise UsageError("explain: wanted a policy: --policy FILE, or --akv HOST and --kid NAME")
-    evaluation = evaluate(policy, claims)
-    print(json.dumps(to_json(evaluation), indent=1) if arguments.json else describe(evaluation))
-    return ExitCode.OK if evaluation.granted else ExitCode.RELEASE_REFUSED
+        print(found.to_text())
+        if change:
+            print("\n" + change.to_text())
+    return ExitCode.OK if found.granted else ExitCode.RELEASE_REFUSED
+
+
+def _policies_at_hand(arguments: argparse.Namespace) -> Iterator[FoundPolicy]:
+    """The policies that the user names, and the one this machine runs under."""
+    from sidecar.policy.digest import FoundPolicy, find_policies
+    from sidecar.uvm import read_uvm
+
+    for path in arguments.security_policy or ():
+        yield from find_policies(read_file(path), what=f"file {path}")
+    if (own := read_uvm().security_policy) is not None:
+        yield FoundPolicy("", own)
 
 
 def _token_claims(path: Path) -> dict[str, object]:
@@ -262,15 +343,19 @@ def _live_claims(arguments: argparse.Namespace) -> dict[str, object]:
     return trio.run(run)
 
 
-def _live_policy(arguments: argparse.Namespace) -> ReleasePolicy:
+def _explain_live(arguments: argparse.Namespace) -> LiveExplanation:
     from sidecar.akv import parse_key_ref
+    from sidecar.client import open_guest
+    from sidecar.explaining import explain_live
     from sidecar.services import open_services
 
-    async def run() -> KeyBundle:
-        async with open_services(os.environ) as services:
-            return await services.vault(arguments.akv).key_bundle(parse_key_ref(arguments.kid))
+    key = parse_key_ref(arguments.kid)
 
-    bundle = trio.run(run)
-    if bundle.release_policy is None:
-        raise MalformedInput(f"key {bundle.kid}: no release policy", hint="it was imported without one")
-    return bundle.release_policy.policy()
+    async def run() -> LiveExplanation:
+        async with open_services(os.environ, settings_with_identity(arguments)) as services:
+            authority, vault = services.authority(arguments.maa), services.vault(arguments.akv)
+            guest = await open_guest(services.http, os.environ, snp=arguments.snp)
+            attempt = not arguments.no_release
+            return await explain_live(guest, authority, vault, key, at=datetime.now(UTC), attempt=attempt)
+
+    return trio.run(run)

@@ -7,8 +7,8 @@ key. Which key may sign is decided elsewhere (see `didx509`).
 Rules: tag 18 is required; a header appears in one of the two maps only; `crit` is refused, because we know no
 critical header; nothing in the unprotected map is believed.
 
-Spec: RFC 9052 (COSE) sections 3, 4.2 and 4.4; RFC 9053 section 2.1 (ECDSA); RFC 8230 (RSASSA-PSS); RFC 9360
-    (x5chain, x5t).
+Spec: RFC 9052 (COSE) sections 3, 4.2 and 4.4; RFC 9053 sections 2.1 (ECDSA) and 2.2 (EdDSA); RFC 8230
+    (RSASSA-PSS); RFC 9360 (x5chain, x5t).
 
 Kind: pure
 """
@@ -22,7 +22,7 @@ from types import MappingProxyType
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 
@@ -34,17 +34,28 @@ TAG_SIGN1 = 18
 ALG, CRIT, CONTENT_TYPE, KID, X5CHAIN, X5T = 1, 2, 3, 4, 33, 34
 MAX_CERTIFICATES = 10
 _X5T_SHA256 = -16
-PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
-PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
-# IANA COSE algorithms. RSASSA-PKCS1-v1_5, EdDSA and everything with SHA-1 are left out on purpose.
+# IANA COSE algorithms. RSASSA-PKCS1-v1_5 and everything with SHA-1 are left out on purpose.
 _PSS: Mapping[int, type[HashAlgorithm]] = {-37: SHA256, -38: SHA384, -39: SHA512}
 _ECDSA: Mapping[int, tuple[type[HashAlgorithm], type[ec.EllipticCurve]]] = {
     -7: (SHA256, ec.SECP256R1),
     -35: (SHA384, ec.SECP384R1),
     -36: (SHA512, ec.SECP521R1),
 }
+_EDDSA = -8
 _MIN_RSA_BITS = 2048
+# The names of RFC 9053 and RFC 8230.
+ALGORITHMS: Mapping[str, int] = {
+    "PS256": -37,
+    "PS384": -38,
+    "PS512": -39,
+    "ES256": -7,
+    "ES384": -35,
+    "ES512": -36,
+    "EdDSA": -8,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +137,8 @@ def verify_sign1(message: Sign1, key: PublicKey) -> None:
             if not isinstance(key.curve, curve):
                 raise EndorsementRejected(f"COSE signature: algorithm {algorithm} on {key.curve.name}")
             key.verify(_ecdsa_der(message.signature, key), message.signed, ec.ECDSA(hash_type()))
+        elif algorithm == _EDDSA and isinstance(key, ed25519.Ed25519PublicKey):
+            key.verify(message.signature, message.signed)
         else:
             raise EndorsementRejected(
                 f"COSE signature: algorithm {algorithm} is not allowed, or not for this kind of key"
@@ -140,27 +153,51 @@ def sign_sign1(
     key: PrivateKey,
     *,
     unprotected: Mapping[Key, Value] | None = None,
+    algorithm: int | None = None,
 ) -> bytes:
     """Sign a payload.
 
     Args:
-        protected: headers without the algorithm, which is put first: PS384 for RSA, the curve's for EC.
-        key: secret; RSA of at least 2048 bits, or EC on P-256, P-384 or P-521.
+        protected: headers without the algorithm, which is put first.
+        key: secret; RSA of at least 2048 bits, EC on P-256, P-384 or P-521, or Ed25519.
+        algorithm: IANA number; by default PS384 for RSA, the curve's own for the others.
 
     Raises:
-        MalformedInput: a key of another kind.
+        MalformedInput: a key of another kind, or one that the algorithm is not for.
     """
-    algorithm = -38 if isinstance(key, rsa.RSAPrivateKey) else _ecdsa_algorithm(key)
+    algorithm = algorithm_for(key, algorithm)
     raw = encode({ALG: algorithm, **protected})
-    unsigned = Sign1(raw, {}, {}, payload, b"")
-    if isinstance(key, rsa.RSAPrivateKey):
-        pss = padding.PSS(padding.MGF1(SHA384()), SHA384.digest_size)
-        signature = key.sign(unsigned.signed, pss, SHA384())
-    else:
-        r, s = decode_dss_signature(key.sign(unsigned.signed, ec.ECDSA(_ECDSA[algorithm][0]())))
-        size = (key.key_size + 7) // 8
-        signature = r.to_bytes(size, "big") + s.to_bytes(size, "big")
+    signature = _signature(Sign1(raw, {}, {}, payload, b"").signed, key, algorithm)
     return encode(Tagged(TAG_SIGN1, [raw, dict(unprotected or {}), payload, signature]))
+
+
+def algorithm_for(key: PrivateKey, wanted: int | None = None) -> int:
+    """The wanted algorithm, or a key's usual one; MalformedInput when the key cannot sign by it."""
+    if isinstance(key, rsa.RSAPrivateKey):
+        kind, possible, usual = "RSA", list(_PSS), ALGORITHMS["PS384"]
+    elif isinstance(key, ed25519.Ed25519PrivateKey):
+        kind, possible, usual = "Ed25519", [_EDDSA], _EDDSA
+    else:
+        kind = key.curve.name
+        possible = [number for number, (_, curve) in _ECDSA.items() if isinstance(key.curve, curve)]
+        usual = possible[0] if possible else 0
+    if not possible:
+        raise MalformedInput(f"COSE signature: no algorithm for {kind}")
+    if wanted is not None and wanted not in possible:
+        names = [name for name, number in ALGORITHMS.items() if number in possible]
+        raise MalformedInput(f"COSE signature: algorithm {wanted} with a key on {kind}, wanted {names}")
+    return usual if wanted is None else wanted
+
+
+def _signature(signed: bytes, key: PrivateKey, algorithm: int) -> bytes:
+    if isinstance(key, rsa.RSAPrivateKey):
+        digest = _PSS[algorithm]()
+        return key.sign(signed, padding.PSS(padding.MGF1(digest), digest.digest_size), digest)
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return key.sign(signed)
+    r, s = decode_dss_signature(key.sign(signed, ec.ECDSA(_ECDSA[algorithm][0]())))
+    size = (key.key_size + 7) // 8
+    return r.to_bytes(size, "big") + s.to_bytes(size, "big")
 
 
 def certificates_of(message: Sign1) -> list[x509.Certificate]:
@@ -192,13 +229,6 @@ def _require_thumbprint(value: Value, leaf: x509.Certificate) -> None:
     seen = value[1]
     if not isinstance(seen, bytes) or not hmac.compare_digest(seen, leaf.fingerprint(SHA256())):
         raise EndorsementRejected("COSE message: x5t is not the thumbprint of the first certificate")
-
-
-def _ecdsa_algorithm(key: ec.EllipticCurvePrivateKey) -> int:
-    for algorithm, (_, curve) in _ECDSA.items():
-        if isinstance(key.curve, curve):
-            return algorithm
-    raise MalformedInput(f"COSE signature: no algorithm for {key.curve.name}")
 
 
 def _ecdsa_der(signature: bytes, key: ec.EllipticCurvePublicKey) -> bytes:

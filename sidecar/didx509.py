@@ -23,23 +23,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.x509.oid import ExtensionOID, NameOID
 
 from sidecar.errors import EndorsementRejected, MalformedInput
 
 Extension = TypeVar("Extension", bound=x509.ExtensionType)
-PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 
 MAX_DID_LENGTH = 2048
 MAX_CHAIN = 10
 _HASHES: dict[str, type[HashAlgorithm]] = {"sha256": SHA256, "sha384": SHA384, "sha512": SHA512}
-_VALUE = re.compile(r"(?:[A-Za-z0-9._-]|%[0-9A-Fa-f]{2})+")
+# What Go leaves as it is in a path: tools that write issuers leave it, and every reader takes it. A `+` is
+# another thing to every reader, so it must be encoded.
+_VALUE = re.compile(r"(?:[A-Za-z0-9._~$&=@-]|%[0-9A-Fa-f]{2})+")
 _OID = re.compile(r"[0-9]+(\.[0-9]+)+")
 _LABELS = {
     "CN": NameOID.COMMON_NAME,
@@ -94,12 +96,41 @@ def parse_did(text: str) -> DidX509:
     return DidX509(algorithm, fingerprint, tuple(_parse_predicate(p) for p in predicates))
 
 
-def resolve(did: DidX509, chain: Sequence[x509.Certificate], *, at: datetime) -> PublicKey:
+def build_did(chain: Sequence[x509.Certificate]) -> str:
+    """The did:x509 of a chain, as fragments are issued: the CA above the leaf, and the leaf's common name.
+
+    Args:
+        chain: leaf first, two certificates at least.
+
+    Raises:
+        MalformedInput: too short a chain, or a leaf without one common name.
+    """
+    if len(chain) < 2:
+        raise MalformedInput(f"issuer chain: {len(chain)} certificates, wanted 2 at least")
+    names = [a.value for a in chain[0].subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if len(names) != 1 or not isinstance(names[0], str) or not names[0]:
+        raise MalformedInput(f"issuer chain: the leaf has {len(names)} common names, wanted one")
+    fingerprint = base64.urlsafe_b64encode(chain[1].fingerprint(SHA256())).rstrip(b"=").decode()
+    # Everything but letters, digits, '.', '-' and '_' is encoded: readers disagree on the rest.
+    name = quote(names[0], safe="").replace("~", "%7E")
+    return f"did:x509:0:sha256:{fingerprint}::subject:CN:{name}"
+
+
+def resolve(
+    did: DidX509,
+    chain: Sequence[x509.Certificate],
+    *,
+    at: datetime,
+    trust_last: bool = False,
+    ed25519_too: bool = False,
+) -> PublicKey:
     """Find the key that may sign in the name of `did`.
 
     Args:
         chain: leaf first, each certificate signed by the next, from an untrusted party.
         at: time at which the chain must be valid, with a time zone.
+        trust_last: the last certificate need not be signed by itself.
+        ed25519_too: the leaf may hold an Ed25519 key.
 
     Returns:
         The leaf's public key.
@@ -114,7 +145,8 @@ def resolve(did: DidX509, chain: Sequence[x509.Certificate], *, at: datetime) ->
         if position:
             _require_authority(certificate, position - 1)
             _require_issued(chain[position - 1], certificate)
-    _require_issued(chain[-1], chain[-1])
+    if not trust_last:
+        _require_issued(chain[-1], chain[-1])
     digest = _HASHES[did.algorithm]
     if not any(hmac.compare_digest(ca.fingerprint(digest()), did.fingerprint) for ca in chain[1:]):
         raise EndorsementRejected("issuer chain: the CA named by the issuer is not in it")
@@ -124,7 +156,7 @@ def resolve(did: DidX509, chain: Sequence[x509.Certificate], *, at: datetime) ->
     usage = _extension(chain[0], x509.KeyUsage)
     if usage and not usage.digital_signature:
         raise EndorsementRejected("issuer chain: the leaf's key may not sign")
-    return _public_key(chain[0])
+    return _public_key(chain[0], ed25519_too=ed25519_too)
 
 
 def _parse_predicate(text: str) -> tuple[str, tuple[str, ...]]:
@@ -199,11 +231,13 @@ def _require_issued(certificate: x509.Certificate, issuer: x509.Certificate) -> 
         raise EndorsementRejected(f"issuer chain: {name!r} is not issued by the next certificate") from None
 
 
-def _public_key(leaf: x509.Certificate) -> PublicKey:
+def _public_key(leaf: x509.Certificate, *, ed25519_too: bool) -> PublicKey:
     try:
         key = leaf.public_key()
     except (ValueError, UnsupportedAlgorithm) as exc:
         raise MalformedInput(f"issuer chain: the leaf's key does not parse: {exc}") from exc
+    if ed25519_too and isinstance(key, ed25519.Ed25519PublicKey):
+        return key
     if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
         raise EndorsementRejected("issuer chain: the leaf's key is neither RSA nor EC")
     return key

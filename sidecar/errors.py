@@ -2,8 +2,11 @@
 
     SidecarError
     |-- UsageError          2  400  command line, settings or a request body is wrong
-    |   `-- HostNotAllowed     15  403  a host is not on the allow-list; nothing was sent to it
+    |   |-- HostNotAllowed     15  403  a host is not on the allow-list; nothing was sent to it
+    |   `-- KeyNotAllowed      16  403  the settings do not give this key to this caller; nothing was sent
     |-- MalformedInput      3  400  bytes from outside do not parse: report, certificate, token, key
+    |   `-- LayerRejected       3  400  an image layer is not what the guest's converter takes
+    |       `-- LayerUnpredictable  3  400  the guest's converter may give another result on each run
     |-- ReportUnavailable   4  503  no SNP report could be had
     |   `-- SourceAbsent        4  503  this machine lacks this source; another one may be there
     |-- VerificationFailed  5  403  a signature, chain or policy check failed
@@ -11,11 +14,15 @@
     |   |-- SignatureRejected    11  403  the report's signature is wrong or of a kind that proves nothing
     |   |-- PolicyRejected       12  403  the evidence is genuine, but is not what the verifier asked for
     |   |-- CertificateRevoked   13  403  a certificate is revoked, or the revocation list is unusable
-    |   `-- EndorsementRejected  14  403  a UVM endorsement or policy fragment is not to be believed
+    |   |-- EndorsementRejected  14  403  a UVM endorsement or policy fragment is not to be believed
+    |   `-- DigestMismatch        5  403  a blob's bytes do not have the digest they are named by
     |-- ServiceError        6  502  a service could not be reached or answered with an error
     |   |-- AttestationRefused  7  403  the attestation authority refused the evidence
     |   `-- ReleaseRefused      8  403  the vault refused to release the key
-    `-- IdentityError       9  403  no access token could be had
+    |       `-- AttestationRejected 8  403  it does not accept the attestation token, or not for this key
+    |           `-- PolicyNotMet        8  403  the token misses claims of the release policy, named here
+    |-- IdentityError       9  403  no access token could be had
+    `-- Overloaded         17  503  too many requests are under way
 
 Rules: a message names the object, the value seen, then the value wanted; `hint` says what to do next.
 No error text ever holds a secret. Only `app` maps errors to HTTP, only `cli` to exit codes.
@@ -47,6 +54,8 @@ class ExitCode(IntEnum):
     CERTIFICATE_REVOKED = 13
     ENDORSEMENT_REJECTED = 14
     HOST_NOT_ALLOWED = 15
+    KEY_NOT_ALLOWED = 16
+    OVERLOADED = 17
     INTERRUPTED = 130
 
 
@@ -78,6 +87,14 @@ class MalformedInput(SidecarError):
 
     exit_code = ExitCode.MALFORMED
     http_status = 400
+
+
+class LayerRejected(MalformedInput):
+    """An image layer is not a tar archive that the guest's converter would take."""
+
+
+class LayerUnpredictable(LayerRejected):
+    """A layer whose root hash depends on more than its bytes; a policy made with it would fail at random."""
 
 
 class ReportUnavailable(SidecarError):
@@ -128,6 +145,10 @@ class EndorsementRejected(VerificationFailed):
     exit_code = ExitCode.ENDORSEMENT_REJECTED
 
 
+class DigestMismatch(VerificationFailed):
+    """A blob's bytes do not have the digest that they are named by."""
+
+
 class ServiceError(SidecarError):
     """A service could not be reached or answered with an error."""
 
@@ -149,6 +170,14 @@ class ReleaseRefused(ServiceError):
     http_status = 403
 
 
+class AttestationRejected(ReleaseRefused):
+    """The vault does not accept the attestation token, or not for this key."""
+
+
+class PolicyNotMet(AttestationRejected):
+    """The token misses claims that the key's release policy demands; the message names them."""
+
+
 class IdentityError(SidecarError):
     """No access token could be had."""
 
@@ -161,3 +190,17 @@ class HostNotAllowed(UsageError):
 
     exit_code = ExitCode.HOST_NOT_ALLOWED
     http_status = 403
+
+
+class KeyNotAllowed(UsageError):
+    """The settings do not give this key to this caller; nothing was sent."""
+
+    exit_code = ExitCode.KEY_NOT_ALLOWED
+    http_status = 403
+
+
+class Overloaded(SidecarError):
+    """Too many requests are under way to start another one."""
+
+    exit_code = ExitCode.OVERLOADED
+    http_status = 503

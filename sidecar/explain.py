@@ -1,141 +1,223 @@
-"""Why a release policy releases a key or not: each clause and claim, wanted and seen, and what to do.
+"""The explainer: why a release policy does or does not release a key to an attestation token.
+
+Strategy: `releasepolicy.evaluate` decides; this module only puts the outcome into words: `refusal_words` on
+one line for error messages, `explain` as a tree for people and as JSON for programs.
+
+Rules: everything that failed is shown, not only the first miss; of several clauses about the token's issuer
+the one with the fewest misses is taken as the one that was meant. An expired token releases nothing,
+whatever its claims.
 
 Kind: pure
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
-from sidecar.releasepolicy import AuthorityResult, ConditionResult, Evaluation, GroupResult, build_policy
+from sidecar.advice import Advice, advise, show_value, show_values
+from sidecar.maa import LEEWAY
+from sidecar.releasepolicy import (
+    ABSENT,
+    AuthorityResult,
+    ConditionResult,
+    Evaluation,
+    GroupKind,
+    GroupResult,
+    ReleasePolicy,
+    evaluate,
+)
 from sidecar.strictjson import JsonObject
 
-HOST_DATA = "x-ms-sevsnpvm-hostdata"
-_MAX_SHOWN = 200
-
-# What a failed claim usually means, and the cure.
-_CURES: Mapping[str, str] = {
-    HOST_DATA: "the security policy is not the one the key was imported for: deploy that one, or import "
-    "the key again for this one (its digest: sidecar policy digest)",
-    "x-ms-sevsnpvm-is-debuggable": "the guest was launched with debugging allowed, so its host could read it",
-    "x-ms-sevsnpvm-vmpl": "the report was made at another privilege level than the policy wants",
-    "x-ms-compliance-status": "the authority did not recognise the utility VM: the host's reference info is "
-    "missing, or of another image",
-    "x-ms-attestation-type": "the policy is for another kind of guest than SEV-SNP containers",
-    "x-ms-sevsnpvm-launchmeasurement": "the utility VM is another image than the one the policy names",
-    "x-ms-sevsnpvm-migration-allowed": "the guest may be migrated, which the policy forbids",
-}
-_ABSENT_CURE = "the token has no such claim: check its spelling in the release policy"
-# What `--suggest` demands of a guest: what it runs, and that nobody can look into it.
-_SUGGESTED = (
-    HOST_DATA,
-    "x-ms-attestation-type",
-    "x-ms-compliance-status",
-    "x-ms-sevsnpvm-is-debuggable",
-    "x-ms-sevsnpvm-vmpl",
-    "x-ms-sevsnpvm-migration-allowed",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Advice:
-    """One failed claim in words, and what to do."""
-
-    words: str
-    cure: str
-
-
-def advise(evaluation: Evaluation) -> tuple[Advice, ...]:
-    """Every reason why the key is not released; empty when it is."""
-    if evaluation.granted:
-        return ()
-    failures = [condition for _, condition in evaluation.failures()]
-    if not failures:
-        wanted = ", ".join(entry.authority for entry in evaluation.authorities)
-        words = f"the token is of authority {evaluation.issuer}, wanted {wanted}"
-        return (Advice(words, "attest with the authority that the key's release policy names"),)
-    return tuple(_advice(condition) for condition in dict.fromkeys(failures))
-
-
-def _advice(condition: ConditionResult) -> Advice:
-    seen, wanted = _shown(condition.seen), _shown(condition.wanted)
-    absent = repr(condition.seen) == "absent"
-    cure = _CURES.get(condition.claim) or (_ABSENT_CURE if absent else "")
-    return Advice(f"claim {condition.claim} is {seen}, wanted {wanted}", cure)
+_MAX_NAMED = 4  # failed claims named in one line
 
 
 def refusal_words(evaluation: Evaluation) -> tuple[str, str]:
-    """The reasons in one line, and the first cure."""
-    advice = advise(evaluation)
-    return "; ".join(a.words for a in advice), next((a.cure for a in advice if a.cure), "")
+    """One line for an error message, and its hint.
+
+    Args:
+        evaluation: of a policy that did not grant.
+
+    Returns:
+        (message, hint): the claims that failed with what was seen and wanted, or the wrong authority. Both
+        empty for an evaluation that granted.
+    """
+    if evaluation.granted:
+        return "", ""
+    nearest = _nearest(evaluation)
+    if nearest is None:
+        advice = _wrong_authority(evaluation)
+        return advice.reason, advice.hint
+    misses = list(_misses(nearest.rule))
+    words = [_miss_words(miss) for miss in misses[:_MAX_NAMED]]
+    if len(misses) > _MAX_NAMED:
+        words.append(f"and {len(misses) - _MAX_NAMED} more")
+    return "; ".join(words), next((hint for miss in misses if (hint := advise(miss[0]).hint)), "")
 
 
-def describe(evaluation: Evaluation) -> str:
-    """The whole evaluation for people: a line per claim, then the verdict and what to do."""
-    lines: list[str] = []
-    for entry in evaluation.authorities:
-        note = "" if entry.matches else f"   (the token is of {evaluation.issuer}: not looked at)"
-        lines.append(f"authority {entry.authority}{note}")
-        if entry.matches:
-            lines += _group_lines(entry.rule, 1)
-    lines.append("released" if evaluation.granted else "not released")
-    for advice in advise(evaluation):
-        lines.append(f"  {advice.words}")
-        if advice.cure:
-            lines.append(f"    {advice.cure}")
-    return "\n".join(lines)
+# A miss is one failed condition, or the failed alternatives of which one had to hold.
+_Miss = tuple[ConditionResult, ...]
 
 
-def _group_lines(group: GroupResult, depth: int) -> list[str]:
-    pad = "  " * depth
-    lines = [f"{pad}{'ok  ' if group.ok else 'FAIL'} {group.kind}"]
-    for member in group.members:
-        if isinstance(member, GroupResult):
-            lines += _group_lines(member, depth + 1)
-        else:
-            mark = "ok  " if member.ok else "FAIL"
-            lines.append(
-                f"{pad}  {mark} {member.claim}: wanted {_shown(member.wanted)}, seen {_shown(member.seen)}"
-            )
-    return lines
+def _nearest(evaluation: Evaluation) -> AuthorityResult | None:
+    about = [a for a in evaluation.authorities if a.matches and not a.rule.ok]
+    return min(about, key=lambda a: len(list(_misses(a.rule))), default=None)
 
 
-def to_json(evaluation: Evaluation) -> JsonObject:
-    """The same for machines."""
-    return {
-        "released": evaluation.granted,
-        "issuer": evaluation.issuer,
-        "authorities": [_authority_json(entry) for entry in evaluation.authorities],
-        "reasons": [{"words": a.words, "cure": a.cure} for a in advise(evaluation)],
-    }
+def _misses(group: GroupResult) -> Iterator[_Miss]:
+    """What has to change for the group to hold: each miss of an `allOf`, the nearest of an `anyOf`."""
+    if group.kind is GroupKind.ALL_OF:
+        for item in group.members:
+            if isinstance(item, GroupResult):
+                yield from () if item.ok else _misses(item)
+            elif not item.ok:
+                yield (item,)
+        return
+    leaves = tuple(item for item in group.members if isinstance(item, ConditionResult))
+    if leaves:
+        yield leaves
+    else:
+        groups = [list(_misses(item)) for item in group.members if isinstance(item, GroupResult)]
+        yield from min(groups, key=len)
 
 
-def _authority_json(entry: AuthorityResult) -> JsonObject:
-    return {"authority": entry.authority, "matches": entry.matches, "rule": _group_json(entry.rule)}
+def _miss_words(miss: _Miss) -> str:
+    first, shown = miss[0], miss[:_MAX_NAMED]
+    if len({item.claim for item in miss}) > 1:
+        return "none of " + ", ".join(f"{i.claim} = {show_value(i.wanted)}" for i in shown)
+    seen, *wanted = show_values(first.seen, *(item.wanted for item in shown))
+    reason = advise(first).reason
+    alternatives = " or ".join(dict.fromkeys(wanted))
+    return f"{first.claim} is {seen}, wanted {alternatives}" + (f" ({reason})" if reason else "")
 
 
-def _group_json(group: GroupResult) -> JsonObject:
-    members = [
-        _group_json(m)
-        if isinstance(m, GroupResult)
-        else {"claim": m.claim, "wanted": m.wanted, "seen": _shown(m.seen), "ok": m.ok}
-        for m in group.members
-    ]
-    return {"kind": str(group.kind), "ok": group.ok, "members": members}
+def _wrong_authority(evaluation: Evaluation) -> Advice:
+    known = list(dict.fromkeys(show_value(a.authority) for a in evaluation.authorities))
+    names = " or ".join(known[:_MAX_NAMED])
+    issuer = show_value(evaluation.issuer) if evaluation.issuer else "nobody"
+    return Advice(
+        f"the attestation token is issued by {issuer}, wanted {names}",
+        f"attest with {names.replace('https://', '')}, or give the key a release policy for {issuer}",
+    )
 
 
-def suggest(claims: Mapping[str, object]) -> JsonObject:
-    """A release policy for the guest whose verified claims these are, as JSON."""
-    wanted = [
-        (name, str(value).lower() if isinstance(value, bool) else str(value))
-        for name in _SUGGESTED
-        if (value := claims.get(name)) is not None
-    ]
-    return build_policy([str(claims.get("iss"))], [wanted]).to_dict()
+# -- the whole tree ---------------------------------------------------------------------------------
 
 
-def _shown(value: object) -> str:
-    """A value from outside, safe to print."""
-    text = str(value).lower() if isinstance(value, bool) else repr(value) if value == "" else str(value)
-    return "".join(c if c.isprintable() else "?" for c in text[:_MAX_SHOWN]) if text else "''"
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The outcome for people and programs; public.
+
+    Attributes:
+        evaluation: each authority, group and condition with what was seen.
+        claims: the token's claims.
+        expired: words about a token that is not valid at the time asked for; else empty.
+    """
+
+    evaluation: Evaluation
+    claims: Mapping[str, object]
+    expired: str = ""
+
+    @property
+    def granted(self) -> bool:
+        """Policy and token would release the key."""
+        return self.evaluation.granted and not self.expired
+
+    def to_text(self) -> str:
+        """Several lines, without a line end at the last."""
+        lines = [self._verdict(), f"token issued by {show_value(self.evaluation.issuer)}"]
+        for authority in self.evaluation.authorities:
+            about = "" if authority.matches else " (not the issuer of this token)"
+            lines += ["", f"{_word(authority.granted)} authority {show_value(authority.authority)}{about}"]
+            lines += self._group_lines(authority.rule, "  ")
+        if hints := self.hints():
+            lines += ["", "what to do:", *(f"  - {hint}" for hint in hints)]
+        return "\n".join(lines)
+
+    def to_dict(self) -> JsonObject:
+        """The same as JSON."""
+        return {
+            "released": self.granted,
+            "issuer": self.evaluation.issuer,
+            "reason": "" if self.granted else self._reason(),
+            "authorities": [self._authority_dict(a) for a in self.evaluation.authorities],
+            "hints": self.hints(),
+        }
+
+    def hints(self) -> list[str]:
+        """What to do about a refusal, each thing once; empty when granted."""
+        found = ["attest again: a token lives for eight hours"] if self.expired else []
+        nearest = None if self.evaluation.granted else _nearest(self.evaluation)
+        if nearest is not None:
+            found += [advise(miss[0], self.claims).hint for miss in _misses(nearest.rule)]
+        elif not self.evaluation.granted:
+            found.append(_wrong_authority(self.evaluation).hint)
+        return list(dict.fromkeys(hint for hint in found if hint))
+
+    def _verdict(self) -> str:
+        return "the key would be released" if self.granted else f"the key is refused: {self._reason()}"
+
+    def _reason(self) -> str:
+        return "; ".join(part for part in (self.expired, refusal_words(self.evaluation)[0]) if part)
+
+    def _group_lines(self, group: GroupResult, indent: str) -> Iterator[str]:
+        words = "all of" if group.kind is GroupKind.ALL_OF else "any one of"
+        yield f"{indent}{_word(group.ok)} {words}:"
+        for item in group.members:
+            if isinstance(item, GroupResult):
+                yield from self._group_lines(item, indent + "  ")
+                continue
+            yield f"{indent}  {_word(item.ok)} {item.claim} = {show_value(item.wanted)}"
+            if not item.ok:
+                reason = advise(item, self.claims).reason
+                yield f"{indent}         seen {show_value(item.seen)}" + (f" ({reason})" if reason else "")
+
+    def _authority_dict(self, result: AuthorityResult) -> JsonObject:
+        return {
+            "authority": result.authority,
+            "is_issuer": result.matches,
+            "ok": result.granted,
+            **self._group_dict(result.rule),
+        }
+
+    def _group_dict(self, group: GroupResult) -> JsonObject:
+        return {group.kind.value: [self._member_dict(item) for item in group.members]}
+
+    def _member_dict(self, item: ConditionResult | GroupResult) -> JsonObject:
+        if isinstance(item, GroupResult):
+            return {"ok": item.ok, **self._group_dict(item)}
+        found: JsonObject = {"claim": item.claim, "ok": item.ok, "wanted": item.wanted}
+        if item.seen is not ABSENT:
+            found["seen"] = item.seen
+        if not item.ok:
+            advice = advise(item, self.claims)
+            found |= {"reason": advice.reason, "hint": advice.hint}
+        return found
+
+
+def explain(
+    policy: ReleasePolicy, claims: Mapping[str, object], *, at: datetime | None = None
+) -> Explanation:
+    """Hold a policy against a token and explain the outcome.
+
+    Args:
+        policy: the key's release policy.
+        claims: the token's payload. Whether its signature is good is not asked here.
+        at: the time to judge the token's life by, aware; None leaves it out.
+    """
+    return Explanation(evaluate(policy, claims), claims, "" if at is None else _life(claims, at))
+
+
+def _life(claims: Mapping[str, object], at: datetime) -> str:
+    now = at.timestamp()
+    expiry, start = claims.get("exp"), claims.get("nbf")
+    if isinstance(expiry, int | float) and now >= expiry + LEEWAY:
+        return f"the attestation token expired {now - expiry:.0f} s ago"
+    if isinstance(start, int | float) and now < start - LEEWAY:
+        return f"the attestation token is valid in {start - now:.0f} s only"
+    return ""
+
+
+def _word(ok: bool) -> str:
+    return "pass" if ok else "FAIL"

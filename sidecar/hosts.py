@@ -1,7 +1,8 @@
 """Which hosts we talk to, decided before a token is fetched: an access token sent to a stranger is lost.
 
-By default the suffixes of Azure's services are allowed, per cloud. `SIDECAR_ALLOWED_HOSTS` replaces them
-with an exact list. What a caller or a settings file names is only ever checked against that.
+By default the suffixes of Azure's services are allowed, per cloud. `SIDECAR_ALLOWED_HOSTS` and the settings'
+lists replace them; where there are both, a host must be on both. What a caller names is only ever checked
+against that.
 
 Kind: pure
 """
@@ -17,7 +18,10 @@ from sidecar.errors import HostNotAllowed, MalformedInput
 
 ALLOWED_VARIABLE = "SIDECAR_ALLOWED_HOSTS"
 HSM_VARIABLE = "SIDECAR_MANAGED_HSM_HOSTS"
-_HOST = re.compile(r"(?=.{1,253}(?::|\Z))[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::[1-9][0-9]{0,4})?", re.ASCII)
+_HOST = re.compile(
+    r"(?=.{1,253}(?::|\Z))[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::(?P<port>[1-9][0-9]{0,4}))?", re.ASCII
+)
+_LAST_PORT = 65535
 
 
 class ServiceKind(StrEnum):
@@ -75,10 +79,13 @@ class Hosts:
     Attributes:
         exact: the only hosts allowed; None for Azure's suffixes.
         managed_hsm: hosts that are managed HSMs although their name does not say so.
+        vaults, authorities: what the settings allow, None where they say nothing.
     """
 
     exact: frozenset[str] | None = None
     managed_hsm: frozenset[str] = frozenset()
+    vaults: frozenset[str] | None = None
+    authorities: frozenset[str] | None = None
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Hosts:
@@ -93,7 +100,8 @@ class Hosts:
     def vault(self, text: str) -> Host:
         """Check a vault or managed HSM, and say which it is."""
         name = parse_host(text)
-        is_hsm = "managedhsm" in name or name in self.managed_hsm
+        is_vault = any(name.endswith(cloud.vault) for cloud in CLOUDS)
+        is_hsm = name in self.managed_hsm or ("managedhsm" in name and not is_vault)
         return self._checked(text, ServiceKind.MANAGED_HSM if is_hsm else ServiceKind.VAULT)
 
     def blob(self, text: str) -> Host:
@@ -109,13 +117,16 @@ class Hosts:
         """
         name = parse_host(text)
         cloud = next((c for c in CLOUDS if name.endswith(_suffix(c, kind))), None)
-        if self.exact is not None:
-            if name not in self.exact:
+        is_authority = kind is ServiceKind.AUTHORITY
+        of_settings = self.authorities if is_authority else self.vaults
+        where = f"allow.{'authorities' if is_authority else 'vaults'} of the settings"
+        for allowed, place in ((self.exact, ALLOWED_VARIABLE), (of_settings, where)):
+            if allowed is not None and name not in allowed:
                 raise HostNotAllowed(
-                    f"{kind} {name}: not allowed, wanted one of {', '.join(sorted(self.exact))}",
-                    hint=f"the list is {ALLOWED_VARIABLE}; no token was fetched and nothing was sent",
+                    f"{kind} {name}: not allowed, wanted one of {', '.join(sorted(allowed)) or 'none'}",
+                    hint=f"the list is {place}; no token was fetched and nothing was sent",
                 )
-        elif cloud is None or ":" in name:
+        if self.exact is None and of_settings is None and (cloud is None or ":" in name):
             suffixes = ", ".join(_suffix(c, kind) for c in CLOUDS)
             raise HostNotAllowed(
                 f"{kind} {name}: not a host of Azure's, wanted a name ending in one of {suffixes}",
@@ -133,7 +144,8 @@ def parse_host(text: str) -> str:
         MalformedInput: anything else.
     """
     name = text.strip().lower()
-    if not _HOST.fullmatch(name) or ".." in name:
+    match = _HOST.fullmatch(name)
+    if match is None or ".." in name or int(match["port"] or 1) > _LAST_PORT:
         hint = "leave out https:// and the path" if "/" in name else ""
         raise MalformedInput(f"host {text[:100]!r}: wanted a name like myvault.vault.azure.net", hint=hint)
     return name

@@ -13,20 +13,22 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 import certifi
 import httpx
 import tenacity
 import trio
-from cryptography import x509
 
 from sidecar.errors import ServiceError, UsageError
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,15 @@ class Response:
     status: int
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedResponse:
+    """An answer whose body is still coming; header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    pieces: AsyncGenerator[bytes, None] = field(repr=False)
 
 
 class _TryAgain(Exception):
@@ -138,6 +149,28 @@ class Http:
         except trio.TooSlowError:
             raise ServiceError(f"{where}: no answer within {deadline:g} s") from None
 
+    @asynccontextmanager
+    async def stream(
+        self, url: str, *, headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[StreamedResponse]:
+        """One GET, not repeated, whose body is read piece by piece; no deadline but one between pieces.
+
+        Args:
+            url: complete.
+            headers: extra ones; may hold an access token, secret.
+
+        Raises:
+            ServiceError: no answer, or the connection broke; also while the pieces are read.
+        """
+        where = _where("GET", url)
+        try:
+            async with self._client.stream("GET", url, headers=dict(headers or {})) as answer:
+                pieces = cast(AsyncGenerator[bytes, None], answer.aiter_raw())
+                async with aclosing(pieces):
+                    yield StreamedResponse(answer.status_code, dict(answer.headers), pieces)
+        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as exc:
+            raise ServiceError(f"{where}: {_words(exc)}") from exc
+
     async def _once(
         self, method: str, url: str, headers: dict[str, str], body: bytes | None, max_body: int, where: str
     ) -> Response:
@@ -200,6 +233,8 @@ def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
 
 def trusted_roots(ca_file: Path | None = None) -> list[x509.Certificate]:
     """The same roots as certificates, for chains that come inside signed answers."""
+    from cryptography import x509  # 11 MiB, which a driver that only needs TLS goes without
+
     context = tls_context(ca_file)
     return [x509.load_der_x509_certificate(der) for der in context.get_ca_certs(binary_form=True)]
 

@@ -32,6 +32,7 @@ from sidecar.strictjson import (
     JsonObject,
     as_list,
     as_object,
+    as_text,
     load_object,
     member,
     object_member,
@@ -101,7 +102,7 @@ def parse_import_config(data: bytes) -> ImportConfig:
     kty = optional_text(key, "kty", what) or "oct-HSM"
     if kty not in KTYS:
         raise MalformedInput(f"{what}: kty is {kty[:32]!r}, wanted one of {', '.join(KTYS)}")
-    ops = [str(op) for op in as_list(key.get("key_ops") or [], f"{what}: key_ops")]
+    ops = [as_text(op, f"{what}: key_ops") for op in as_list(key.get("key_ops") or [], f"{what}: key_ops")]
     identity = as_object(top.get("identity") or {}, f"{what}: identity")
     return ImportConfig(
         kid=parse_key_ref(text_member(key, "kid", what)).name,

@@ -13,6 +13,7 @@ from sidecar.errors import MalformedInput
 from sidecar.services import Vault
 from sidecar.strictjson import JsonObject
 
+_MAX_FIELDS = 32  # of a link to the next page
 _MAX_PAGES = 400
 
 
@@ -26,8 +27,15 @@ async def list_keys(vault: Vault) -> list[JsonObject]:
         if more is None:
             return found
         # Only the position is taken from the link; the host stays the one that was checked.
-        query = {name: value for name, value in parse_qsl(urlsplit(more).query) if name != "api-version"}
+        query = {name: value for name, value in _query_of(more).items() if name != "api-version"}
     raise MalformedInput(f"vault {vault.host.name}: over {_MAX_PAGES} pages of keys")
+
+
+def _query_of(link: str) -> dict[str, str]:
+    try:
+        return dict(parse_qsl(urlsplit(link).query, max_num_fields=_MAX_FIELDS))
+    except ValueError:
+        raise MalformedInput("list of keys: its nextLink is no URL") from None
 
 
 async def show(vault: Vault, kid: str) -> JsonObject:

@@ -19,7 +19,7 @@ import trio
 from sidecar import akv, maa
 from sidecar.certstore import CertificateStore
 from sidecar.collateral import Evidence, collect_evidence
-from sidecar.errors import ReleaseRefused, SidecarError
+from sidecar.errors import AttestationRejected, PolicyNotMet, SidecarError
 from sidecar.explain import refusal_words
 from sidecar.releasepolicy import evaluate
 from sidecar.services import Authority, Vault
@@ -128,7 +128,7 @@ async def release_with_token(
     request = akv.ReleaseRequest(token.text, enc=ENC, nonce=nonce)
     try:
         answer = await vault.call("POST", f"{key.path}/release", akv.build_release_request(request))
-    except ReleaseRefused as refused:
+    except AttestationRejected as refused:
         raise await _explained(refused, vault, key, token) from refused
     release = akv.verify_release(
         akv.parse_release_response(answer),
@@ -145,18 +145,22 @@ async def release_with_token(
 
 
 async def _explained(
-    refused: ReleaseRefused, vault: Vault, key: akv.KeyRef, token: AttestationToken
-) -> ReleaseRefused:
-    """The refusal with the claim that failed, where the key's policy can be read."""
+    refused: AttestationRejected, vault: Vault, key: akv.KeyRef, token: AttestationToken
+) -> AttestationRejected:
+    """The refusal with the claims that failed, where the key's policy can be read."""
     try:
         bundle = await vault.key_bundle(key)
         if bundle.release_policy is None:
-            return ReleaseRefused(f"{refused}; the key has no release policy", hint="import it with one")
+            return PolicyNotMet(f"{refused}; the key has no release policy", hint="import it with one")
         evaluation = evaluate(bundle.release_policy.policy(), token.claims)
     except SidecarError as exc:
         log.info("the key's release policy cannot be read: %s", exc)
-        return refused
+        return AttestationRejected(
+            f"{refused}; which claim failed is not known, because this identity may not read the key",
+            hint="try `sidecar explain --maa HOST --policy FILE` here, or let the identity get keys; "
+            f"{refused.hint}",
+        )
     if evaluation.granted:
-        return refused
+        return AttestationRejected(f"{refused}; the token meets the key's release policy", hint=refused.hint)
     words, hint = refusal_words(evaluation)
-    return ReleaseRefused(f"{refused}; {words}", hint=hint or refused.hint)
+    return PolicyNotMet(f"{refused}; {words}", hint=hint or refused.hint)

@@ -17,18 +17,35 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TypeAlias
 
 from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store, Subject, VerificationError
 
 from sidecar.errors import MalformedInput, VerificationFailed
 
+# Making a store of a system's roots takes a millisecond: who judges often makes one with `store_of`.
+Roots: TypeAlias = Sequence[x509.Certificate] | Store
+
+
+def store_of(roots: Sequence[x509.Certificate]) -> Store:
+    """Roots to judge by, made ready once.
+
+    Raises:
+        VerificationFailed: there are none.
+    """
+    if not roots:
+        raise VerificationFailed(
+            "trusted roots: there are none", hint="set SIDECAR_CA_FILE or install ca-certificates"
+        )
+    return Store(list(roots))
+
 
 def verify_server_chain(
     chain: Sequence[x509.Certificate],
     *,
     host: str,
-    roots: Sequence[x509.Certificate],
+    roots: Roots,
     at: datetime,
     what: str = "certificate chain",
 ) -> x509.Certificate:
@@ -37,7 +54,7 @@ def verify_server_chain(
     Args:
         chain: leaf first, as sent.
         host: DNS name or address, without a port.
-        roots: what the caller trusts.
+        roots: what the caller trusts, as certificates or made ready by `store_of`.
         at: the time to judge by, aware.
         what: the words that name it in errors.
 
@@ -50,12 +67,9 @@ def verify_server_chain(
     """
     if not chain:
         raise MalformedInput(f"{what}: no certificate, wanted at least one")
-    if not roots:
-        raise VerificationFailed(
-            f"{what}: no trusted roots to judge by", hint="set SIDECAR_CA_FILE or install ca-certificates"
-        )
+    store = roots if isinstance(roots, Store) else store_of(roots)
     try:
-        verifier = PolicyBuilder().store(Store(list(roots))).time(at).build_server_verifier(_subject(host))
+        verifier = PolicyBuilder().store(store).time(at).build_server_verifier(_subject(host))
         verifier.verify(chain[0], list(chain[1:]))
     except VerificationError as exc:
         raise VerificationFailed(

@@ -10,22 +10,27 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlencode
 
-from cryptography import x509
-
 from sidecar import akv, maa
 from sidecar.akvkeys import KeyBundle, parse_key_bundle
-from sidecar.errors import AttestationRefused, IdentityError, ReleaseRefused, ServiceError
+from sidecar.config import DEFAULTS, USER_AGENT, SidecarSettings
+from sidecar.errors import (
+    AttestationRefused,
+    AttestationRejected,
+    IdentityError,
+    ReleaseRefused,
+    ServiceError,
+)
 from sidecar.hosts import Host, Hosts, ServiceKind
 from sidecar.http import CA_VARIABLE, Http, Response, tls_context, trusted_roots
-from sidecar.identity import TokenSource, choose_identity
+from sidecar.identity import AccessToken, GivenToken, TokenSource, choose_identity, describe_token
 from sidecar.jwk import Jwk, parse_jwks
+from sidecar.serverchain import Roots, store_of
 from sidecar.serviceerror import ErrorBody, parse_error_body
 
-USER_AGENT = "ConfidentialSkrContainer"
 _JSON = {"content-type": "application/json"}
 
 
@@ -79,7 +84,7 @@ class Vault:
     http: Http
     host: Host
     tokens: TokenSource
-    roots: tuple[x509.Certificate, ...]
+    roots: Roots
 
     async def call(
         self,
@@ -102,18 +107,19 @@ class Vault:
             IdentityError: no token, or one that the vault does not accept.
             ServiceError: no answer, throttled, or failing.
         """
-        answer = await self._send(method, path, body, query)
+        token = await self.tokens.access_token(self.host.audience)
+        answer = await self._send(token, method, path, body, query)
         if answer.status == 401:
             self.tokens.forget(self.host.audience)
-            answer = await self._send(method, path, body, query)
+            token = await self.tokens.access_token(self.host.audience)
+            answer = await self._send(token, method, path, body, query)
         if not 200 <= answer.status < 300:
-            raise _vault_error(self.host, path, answer)
+            raise _vault_error(self.host, path, answer, token)
         return answer.body
 
     async def _send(
-        self, method: str, path: str, body: bytes | None, query: Mapping[str, str] | None
+        self, token: AccessToken, method: str, path: str, body: bytes | None, query: Mapping[str, str] | None
     ) -> Response:
-        token = await self.tokens.access_token(self.host.audience)
         parameters = urlencode({"api-version": akv.API_VERSION, **(query or {})})
         headers = {"authorization": f"Bearer {token.text}"} | (_JSON if body is not None else {})
         return await self.http.send(method, f"{self.host.url}{path}?{parameters}", headers=headers, body=body)
@@ -123,35 +129,52 @@ class Vault:
         return parse_key_bundle(await self.call("GET", ref.path))
 
 
-def _vault_error(host: Host, path: str, answer: Response) -> ServiceError | IdentityError:
+_ROLE_MISSING = ("ForbiddenByRbac", "AccessDenied")
+_FIREWALL = ("ForbiddenByFirewall", "ForbiddenByConnection")
+# Causes of a 403 that have nothing to do with the attestation token.
+_NOT_ATTESTATION = (*_ROLE_MISSING, *_FIREWALL)
+
+
+def _vault_error(host: Host, path: str, answer: Response, token: AccessToken) -> ServiceError | IdentityError:
     said = parse_error_body(answer.body)
     message = f"{host.kind} {host.name}: {path}: {_said(answer)}"
     if answer.status == 401:
         return IdentityError(
-            message, hint=f"the token was not accepted; it must be for {host.audience}, and not expired"
+            message,
+            hint=f"the vault was asked with {describe_token(token)}; it wants one for {host.audience} that "
+            "has not expired, of the vault's own tenant",
         )
     if answer.status == 429 or answer.status >= 500:
         return ServiceError(
             message, hint="the vault is throttling or failing; HSM keys of a vault allow 10 releases in 10 s"
         )
-    return ReleaseRefused(message, hint=_vault_hint(host, said, answer.status))
+    if answer.status == 403 and path.endswith("/release") and said.inner_code not in _NOT_ATTESTATION:
+        return AttestationRejected(message, hint=_role_hint(host, token))
+    return ReleaseRefused(message, hint=_vault_hint(host, said, answer.status, token))
 
 
-def _vault_hint(host: Host, said: ErrorBody, status: int) -> str:
-    role = (
-        "Managed HSM Crypto Service Release User"
-        if host.kind is ServiceKind.MANAGED_HSM
-        else "Key Vault Crypto Service Release User"
-    )
-    if said.inner_code in ("ForbiddenByRbac", "AccessDenied"):
-        return f"give the identity the role '{role}' (or the access policy permission 'release') on this key"
-    if said.inner_code in ("ForbiddenByFirewall", "ForbiddenByConnection"):
+def _vault_hint(host: Host, said: ErrorBody, status: int, token: AccessToken) -> str:
+    if said.inner_code in _ROLE_MISSING:
+        return _role_hint(host, token)
+    if said.inner_code in _FIREWALL:
         return "the vault's firewall refuses this network; allow it, or use a private endpoint"
     if said.inner_code == "ObjectIsDeletedButRecoverable":
         return "a deleted key has that name: recover or purge it"
     if status == 404:
         return "check the key's name and version, and that it was not deleted"
     return ""
+
+
+def _role_hint(host: Host, token: AccessToken) -> str:
+    role = (
+        "Managed HSM Crypto Service Release User"
+        if host.kind is ServiceKind.MANAGED_HSM
+        else "Key Vault Crypto Service Release User"
+    )
+    return (
+        f"the vault was asked with {describe_token(token)}; to release, that identity needs the role "
+        f"'{role}' (or the access policy permission 'release') on this key"
+    )
 
 
 def _said(answer: Response) -> str:
@@ -168,7 +191,7 @@ class Services:
     http: Http
     hosts: Hosts
     tokens: TokenSource
-    roots: tuple[x509.Certificate, ...]
+    roots: Roots
     user_agent: str = USER_AGENT
 
     def authority(self, text: str) -> Authority:
@@ -177,16 +200,34 @@ class Services:
 
     def vault(self, text: str, *, access_token: str = "") -> Vault:
         """The vault at a host, asked with the caller's token where there is one."""
-        tokens = choose_identity({}, access_token=access_token) if access_token else self.tokens
+        tokens = GivenToken(access_token) if access_token else self.tokens
         return Vault(self.http, self.hosts.vault(text), tokens, self.roots)
 
 
 @asynccontextmanager
 async def open_services(
-    environ: Mapping[str, str], *, client_id: str = "", access_token: str = ""
+    environ: Mapping[str, str],
+    settings: SidecarSettings = DEFAULTS,
+    *,
+    access_token: str = "",
+    patience: float = 0.0,
 ) -> AsyncIterator[Services]:
-    """Open the services that the environment configures, for as long as the block runs."""
+    """Open the services that environment and settings name, for as long as the block runs.
+
+    Args:
+        environ: SIDECAR_CA_FILE and the variables of `Hosts.of`.
+        settings: identity, allowed hosts, user agent.
+        access_token: the caller's own, secret, in place of the identity.
+        patience: seconds to wait for an identity service that is not there yet.
+    """
     ca_file = Path(environ[CA_VARIABLE]) if environ.get(CA_VARIABLE) else None
-    tokens = choose_identity(environ, client_id=client_id, access_token=access_token)
+    hosts = replace(
+        Hosts.of(environ), vaults=settings.allowed.vaults, authorities=settings.allowed.authorities
+    )
+    tokens: TokenSource
+    if access_token:
+        tokens = GivenToken(access_token)
+    else:
+        tokens = choose_identity(environ, settings.identity, patience=patience)
     async with Http(tls_context(ca_file)) as http:
-        yield Services(http, Hosts.of(environ), tokens, tuple(trusted_roots(ca_file)))
+        yield Services(http, hosts, tokens, store_of(trusted_roots(ca_file)), settings.user_agent)

@@ -19,8 +19,9 @@ from sidecar.errors import MalformedInput
 
 MAX_DOCUMENT = 1 << 20  # bytes; no message of these protocols comes near it
 MAX_DEPTH = 32
-# An unsigned 64-bit number has 20 digits; nothing in these protocols is larger.
-MAX_NUMBER_DIGITS = 32
+# The largest double written out has 309 digits; members that nobody reads may hold one. The language's own
+# bound, where reading a number becomes slow, is ten times that.
+MAX_NUMBER_DIGITS = 400
 
 JsonObject = dict[str, object]
 

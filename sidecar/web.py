@@ -24,6 +24,15 @@ MAX_QUERY_FIELDS = 32
 
 
 @dataclass(frozen=True, slots=True)
+class Peer:
+    """The process at the other end of a Unix socket, as the kernel knows it."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
 class WebRequest:
     """One request.
 
@@ -35,6 +44,7 @@ class WebRequest:
         body: may be secret, so it stays out of `repr`.
         parameters: what the route's placeholders matched, decoded.
         flags: marks that a fault script set for the handler.
+        peer: who is asking; None over TCP.
     """
 
     method: str
@@ -44,6 +54,7 @@ class WebRequest:
     body: bytes = field(default=b"", repr=False)
     parameters: Mapping[str, str] = field(default_factory=dict)
     flags: frozenset[str] = frozenset()
+    peer: Peer | None = None
 
 
 @dataclass(frozen=True, slots=True)

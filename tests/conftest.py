@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from fakes.azurite import azurite as run_azurite
 from fakes.blobservice import BlobService
+from fakes.localblobs import local_blobs
 from fakes.needs import refuse_lacking
 from guest.machine import Guest, prepare
 
@@ -46,6 +47,14 @@ def guest() -> Guest:
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BlobService]:
     """Microsoft's blob emulator; tests that take it carry the marker `azurite`."""
     with run_azurite(tmp_path_factory.mktemp("azurite")) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def local_blob_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BlobService]:
+    """The blob service of a cloud in a box, a process of its own."""
+    folder = tmp_path_factory.mktemp("local-blobs")
+    with local_blobs(folder / "cloud", folder / "snp") as service:
         yield service
 
 

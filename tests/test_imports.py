@@ -27,6 +27,8 @@ HOMES = {
     "tenacity": {"sidecar.http", "encfs.block.retry"},
     "azure": {"sidecar.identity"},
     "hypercorn": {"sidecar.server"},
+    "ruamel": {"sidecar.policy.containers_yaml"},
+    "zstandard": {"sidecar.policy.layers_streams"},
 }
 PURE_FORBIDS = {"trio", "socket", "ssl", "subprocess", "fcntl", "ctypes", "sqlite3"}
 

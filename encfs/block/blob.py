@@ -106,6 +106,11 @@ class BlobDevice:
         """Becomes True when the lease is lost."""
         return self.lease is None or self.lost is not None
 
+    @property
+    def lease_state(self) -> str:
+        """`none`, `held` or `lost`."""
+        return "lost" if self.lost is not None else "none" if self.lease is None else "held"
+
     async def keep_lease(self) -> None:
         """Renew the lease until cancelled or lost; run it beside the device when that is read-write."""
         if self.lease is not None:
@@ -247,6 +252,7 @@ async def open_blob(
     etag: str = "",
     take_over: bool = False,
     checked: bool = False,
+    unfinished: bool = False,
     deadline: float = DEADLINE,
     attempt_seconds: float = ATTEMPT_SECONDS,
     transport: Transport | None = None,
@@ -262,6 +268,7 @@ async def open_blob(
         etag: what the blob must still be; empty for whatever it is now.
         take_over: end another's lease.
         checked: ask for an MD5 with every read, which costs time on both sides.
+        unfinished: accept the blob of an upload that is not complete.
         deadline: seconds for every request of the opening with its repetitions.
         attempt_seconds: seconds for one attempt.
         transport: replaces the network, for tests.
@@ -276,13 +283,13 @@ async def open_blob(
     lease: Lease | None = None
     try:
         properties = await retried(lambda: _head(http), deadline=deadline)
-        _check_suitable(properties, http, read_only=read_only)
+        _check_suitable(properties, http, read_only=read_only, unfinished=unfinished)
         if not read_only:
             writer = Lease(http, lease_id)
             await writer.acquire(deadline=deadline, take_over=take_over)
             lease = writer
             properties = await retried(lambda: _head(http, writer), deadline=deadline)
-            _check_suitable(properties, http, read_only=read_only)
+            _check_suitable(properties, http, read_only=read_only, unfinished=unfinished)
         if etag and etag != properties.etag:
             raise ImageChanged(f"image {url.name}: replaced since its header was read")
         holes = await retried(lambda: _find_holes(http, properties, lease), deadline=deadline)
@@ -296,13 +303,18 @@ async def open_blob(
 
 
 async def _head(http: BlobHttp, lease: Lease | None = None) -> BlobProperties:
+    """Get Blob Properties, under our lease when there is one."""
     headers = {} if lease is None else {"x-ms-lease-id": lease.lease_id}
     reply = await http.send("HEAD", headers=headers, doing="looking at it")
     return parse_properties(reply.headers)
 
 
-def _check_suitable(properties: BlobProperties, http: BlobHttp, *, read_only: bool) -> None:
+def _check_suitable(properties: BlobProperties, http: BlobHttp, *, read_only: bool, unfinished: bool) -> None:
     name = http.url.name
+    if properties.upload and not unfinished:
+        raise UnsuitableBlob(
+            f"image {name}: its upload is not complete", hint="run the same `encfs upload` again: it goes on"
+        )
     if not read_only and properties.kind is not BlobKind.PAGE:
         raise UnsuitableBlob(
             f"image {name}: a {properties.kind}, wanted a {BlobKind.PAGE} to write to",

@@ -15,7 +15,7 @@ import base64
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from xml.parsers import expat
@@ -28,6 +28,9 @@ PAGE = 512
 MAX_PUT = 4 << 20  # largest Put Page in bytes
 MAX_BLOB = 8 << 40
 MAX_PAGE_LIST = 16 << 20
+MAX_BLOCKS = 50_000
+MAX_BLOCK_LIST = 16 << 20
+UPLOAD_MARK = "x-ms-meta-encfsupload"
 _MAX_ERROR = 64 << 10
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 _WORD = re.compile(r"[A-Za-z0-9.-]{1,100}")
@@ -50,12 +53,14 @@ class BlobProperties:
         size: bytes.
         etag: opaque, with its quotes.
         leased: somebody holds a lease.
+        upload: mark of an upload that is not complete yet; empty for none.
     """
 
     kind: BlobKind
     size: int
     etag: str
     leased: bool
+    upload: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +104,14 @@ def put_page_headers(offset: int, data: Buffer) -> dict[str, str]:
     }
 
 
-def create_page_blob_headers(size: int) -> dict[str, str]:
-    """Put Blob for an empty page blob of `size` bytes."""
-    return {"x-ms-blob-type": str(BlobKind.PAGE), "x-ms-blob-content-length": str(size)}
+def create_page_blob_headers(size: int, *, upload: str, replace: bool) -> dict[str, str]:
+    """Put Blob for an empty page blob of `size` bytes, marked as an upload that is not complete."""
+    headers = {
+        "x-ms-blob-type": str(BlobKind.PAGE),
+        "x-ms-blob-content-length": str(size),
+        UPLOAD_MARK: upload,
+    }
+    return headers if replace else headers | {"if-none-match": "*"}
 
 
 def lease_headers(action: str, *, lease_id: str = "", seconds: int | None = None) -> dict[str, str]:
@@ -140,9 +150,8 @@ def parse_properties(headers: Headers) -> BlobProperties:
     size = _number(headers.get("content-length", ""), MAX_BLOB)
     if size is None:
         raise StoreError(f"image: the store says size {headers.get('content-length', '')[:40]!r}")
-    return BlobProperties(
-        BlobKind(kind), size, parse_etag(headers), headers.get("x-ms-lease-state", "") == "leased"
-    )
+    leased = headers.get("x-ms-lease-state", "") == "leased"
+    return BlobProperties(BlobKind(kind), size, parse_etag(headers), leased, headers.get(UPLOAD_MARK, ""))
 
 
 def parse_etag(headers: Headers) -> str:
@@ -229,6 +238,31 @@ def parse_page_list(body: bytes, size: int) -> PageList:
     if start is not None:
         raise StoreError("image: page list: ends within a range")
     return PageList(tuple(ranges), marker)
+
+
+def build_block_list(blocks: Sequence[str]) -> bytes:
+    """The body of Put Block List: names in base64, in order; the newest of each is taken."""
+    inside = "".join(f"<Latest>{block}</Latest>" for block in blocks)
+    return f'<?xml version="1.0" encoding="utf-8"?><BlockList>{inside}</BlockList>'.encode()
+
+
+def parse_block_list(body: bytes) -> dict[str, int]:
+    """Read the answer to Get Block List: lengths by name in base64.
+
+    Raises:
+        StoreError: not such a list.
+    """
+    found: dict[str, int] = {}
+    name = ""
+    for element, text in _leaves(body, frozenset({"Name", "Size"})):
+        if element == "Name":
+            name = text
+            continue
+        size = _number(text, MAX_BLOB)
+        if size is None or not name:
+            raise StoreError(f"image: block list: size {text[:40]!r} where none belongs")
+        found[name], name = size, ""
+    return found
 
 
 def _leaves(body: bytes, wanted: frozenset[str]) -> list[tuple[str, str]]:

@@ -16,8 +16,9 @@ Kind: adapter
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from email.utils import formatdate
 from typing import Protocol, TypeAlias
 
 import httpx
@@ -37,6 +38,7 @@ _CONNECTIONS = 32
 # Shorter than what servers allow an idle connection, so that we rarely meet one that is being closed.
 _IDLE_SECONDS = 4.0
 _KEPT_TARGETS = 16
+_PIECE = 128 << 10
 
 
 class BlobTokens(Protocol):
@@ -54,6 +56,10 @@ class BlobTokens(Protocol):
         """Drop a token that was not accepted."""
         ...
 
+    def expires_at(self) -> int:
+        """When the token at hand expires, Unix seconds; 0 when there is none or it is not known."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -62,6 +68,18 @@ class Reply:
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+
+class _Pieces(httpx.AsyncByteStream):
+    """A body sent in pieces: layers below copy what they send, and must not need memory for all of it."""
+
+    def __init__(self, body: Buffer) -> None:
+        self._body = memoryview(body)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self._body), _PIECE):
+            # Sent as it is, and any buffer can be.
+            yield self._body[start : start + _PIECE]  # type: ignore[misc]
 
 
 class BlobHttp:
@@ -104,6 +122,11 @@ class BlobHttp:
             "pool": None,
         }
         self._extensions = {"timeout": timeout}
+
+    @property
+    def token_expiry(self) -> int:
+        """When the bearer token at hand expires, Unix seconds; 0 without one."""
+        return 0 if self._tokens is None else self._tokens.expires_at()
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -160,7 +183,7 @@ class BlobHttp:
             method,
             self._target(query),
             headers=lines,
-            stream=httpx.ByteStream(body),  # type: ignore[arg-type]  # sent as it is, and any buffer can be
+            stream=_Pieces(body),
             extensions=self._extensions,
         )
         try:
@@ -227,6 +250,7 @@ class BlobHttp:
             ("accept", "*/*"),
             ("accept-encoding", "identity"),
             ("x-ms-version", API_VERSION),
+            ("x-ms-date", formatdate(usegmt=True)),
             ("content-length", str(length)),
             *headers.items(),
         ]

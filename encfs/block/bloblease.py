@@ -29,7 +29,7 @@ from encfs.errors import LeaseLost, StoreError, StoreUnavailable
 log = logging.getLogger(__name__)
 
 SECONDS = 60
-RENEW_SECONDS = 15.0
+_RENEW_SHARE = 0.25
 _AGAIN_SECONDS = 2.0
 _RELEASE_SECONDS = 5.0
 
@@ -40,10 +40,12 @@ class Lease:
     Args:
         http: requests to the blob.
         lease_id: a GUID; a new one when empty.
+        seconds: 15 to 60; renewed after a quarter of it.
     """
 
-    def __init__(self, http: BlobHttp, lease_id: str = "") -> None:
+    def __init__(self, http: BlobHttp, lease_id: str = "", *, seconds: int = SECONDS) -> None:
         self._http = http
+        self._seconds = seconds
         self.lease_id = lease_id or str(uuid.uuid4())
 
     async def acquire(self, *, deadline: float, take_over: bool = False) -> None:
@@ -58,7 +60,7 @@ class Lease:
         """
         if take_over:
             await retried(self._break, deadline=deadline)
-        await retried(lambda: self._action("acquire", seconds=SECONDS), deadline=deadline)
+        await retried(lambda: self._action("acquire", seconds=self._seconds), deadline=deadline)
 
     async def renew(self) -> None:
         """Prolong.
@@ -83,12 +85,12 @@ class Lease:
 
     async def keep(self) -> LeaseLost:
         """Renew until another came between; that error is returned, for the device to raise ever after."""
-        pause = RENEW_SECONDS
+        interval = pause = self._seconds * _RENEW_SHARE
         while True:
             await trio.sleep(pause)
             try:
                 await self.renew()
-                pause = RENEW_SECONDS
+                pause = interval
             except LeaseLost as exc:
                 return exc
             except StoreUnavailable as exc:

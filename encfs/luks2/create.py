@@ -36,6 +36,8 @@ from encfs.luks2.keyslot import check_xts_key, make_digest, seal_keyslot
 from encfs.luks2.layout import AREA_ALIGNMENT, Segment, check_layout
 from encfs.luks2.metadata import (
     CIPHER,
+    INTEGRITY_KEY_SIZE,
+    INTEGRITY_SECTOR_SIZES,
     SECTOR_SIZES,
     XTS_KEY_SIZES,
     Area,
@@ -132,7 +134,7 @@ def format_header(
     Args:
         image_size: bytes of the image that will hold the data.
         passphrase: opens keyslot 0, secret.
-        volume_key: 32 or 64 bytes, secret.
+        volume_key: 32 or 64 bytes, or 96 for a volume with integrity, secret.
         sector_size: bytes.
         pbkdf: `pbkdf2`, `argon2i` or `argon2id`.
         iterations: pbkdf2 iterations or argon2 passes; a default by the passphrase's entropy when absent.
@@ -164,7 +166,8 @@ def format_header(
         hash_name="sha256",
         iterations=DIGEST_ITERATIONS,
     )
-    segment = CryptSegment(0 if detached else data_offset, None, 0, CIPHER, sector_size)
+    integrity = len(volume_key) == INTEGRITY_KEY_SIZE
+    segment = CryptSegment(0 if detached else data_offset, None, 0, CIPHER, sector_size, integrity)
     config = Config(hdr_size - BINARY_SIZE, data_offset - 2 * hdr_size)
     metadata = Metadata(
         {0: slot},
@@ -195,7 +198,8 @@ def new_volume_key(size: int = VOLUME_KEY_SIZE, *, random: Random = os.urandom) 
     """A fresh volume key of `size` bytes, secret, with two different halves."""
     while True:
         key = random(size)
-        if key[: size // 2] != key[size // 2 :]:
+        half = 32 if size == INTEGRITY_KEY_SIZE else size // 2
+        if key[:half] != key[half : 2 * half]:
             return Secret(key, full_entropy=True)
 
 
@@ -219,10 +223,11 @@ def header_writes(
 
 
 def _check_parameters(volume_key: Secret, sector_size: int, data_offset: int) -> None:
-    if len(volume_key) not in XTS_KEY_SIZES:
-        raise UsageError(f"volume key of {len(volume_key)} bytes, wanted 32 or 64")
-    if sector_size not in SECTOR_SIZES:
-        raise UsageError(f"sector size {sector_size}, wanted one of {', '.join(map(str, SECTOR_SIZES))}")
+    if len(volume_key) not in (*XTS_KEY_SIZES, INTEGRITY_KEY_SIZE):
+        raise UsageError(f"volume key of {len(volume_key)} bytes, wanted 32, 64 or 96")
+    sizes = INTEGRITY_SECTOR_SIZES if len(volume_key) == INTEGRITY_KEY_SIZE else SECTOR_SIZES
+    if sector_size not in sizes:
+        raise UsageError(f"sector size {sector_size}, wanted one of {', '.join(map(str, sizes))}")
     least = 2 * COPY_SIZES[0] + area_size(len(volume_key))
     if data_offset % AREA_ALIGNMENT or data_offset < least:
         raise UsageError(

@@ -12,12 +12,14 @@ import json
 from dataclasses import asdict, dataclass
 
 from encfs import cipher
+from encfs.errors import LayoutError
+from encfs.integrity.layout import new_layout
 from encfs.luks2 import token as tokens
 from encfs.luks2.create import area_size
 from encfs.luks2.fields import printable
 from encfs.luks2.kdf import Argon2, Kdf
 from encfs.luks2.layout import data_digest, free_gaps, keyslot_areas
-from encfs.luks2.metadata import MAX_OBJECTS
+from encfs.luks2.metadata import INTEGRITY, MAX_OBJECTS
 from encfs.luks2.unlock import Header
 
 _PRIORITIES = {None: "normal", 0: "only when named", 1: "normal", 2: "first"}
@@ -74,6 +76,7 @@ class Summary:
     image_size: int
     detached_header: bool
     cipher: str
+    integrity: str
     key_bits: int
     sector_size: int
     iv_tweak: int
@@ -122,6 +125,7 @@ def summarise(header: Header, image_size: int) -> Summary:
         image_size=image_size,
         detached_header=header.detached,
         cipher=segment.cipher,
+        integrity=INTEGRITY if segment.integrity else "",
         key_bits=segment.key_size * 8,
         sector_size=segment.sector_size,
         iv_tweak=segment.iv_tweak,
@@ -219,6 +223,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         ("uuid", summary.uuid),
         ("label", _shown(summary.label) or "(none)"),
         ("cipher", f"{summary.cipher}, key of {key}, sectors of {summary.sector_size} bytes"),
+        ("protection", _protection(summary)),
         ("engine", _ENGINES[summary.engine]),
         ("image", f"{human_size(summary.image_size)} ({summary.image_size} bytes)"),
         ("data", data + (", to the end of the image" if summary.data_to_end else "")),
@@ -231,6 +236,20 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     if summary.tokens:
         facts.append(("tokens", ", ".join(_shown(token) for token in summary.tokens)))
     return facts
+
+
+def _protection(summary: Summary) -> str:
+    if not summary.integrity:
+        return "encryption only: a changed or older sector is not noticed"
+    try:
+        size, block_size = summary.data_size, summary.sector_size
+        inside = new_layout(size, device_size=summary.image_size, block_size=block_size).size
+    except LayoutError:
+        return f"{summary.integrity}, in a segment too small for it"
+    cost = 1 - inside / summary.data_size
+    return (
+        f"{summary.integrity} over every sector, {cost:.2%} of the data's room: a changed sector is an error"
+    )
 
 
 def _copies(summary: Summary) -> str:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from encfs.errors import ForbiddenCipher, MalformedHeader
 from encfs.keys import Secret
 from encfs.luks2 import af, kdf
-from encfs.luks2.metadata import DIGEST_SIZES, Digest, Keyslot
+from encfs.luks2.metadata import DIGEST_SIZES, INTEGRITY_KEY_SIZE, Digest, Keyslot
 
 SECTOR_SIZE = 512  # bytes
 
@@ -83,6 +83,8 @@ def check_xts_key(key: Secret) -> None:
         ForbiddenCipher: they are.
     """
     data = key.reveal()
+    if len(data) == INTEGRITY_KEY_SIZE:
+        data = data[:64]  # the rest is the MAC key
     half = len(data) // 2
     if hmac.compare_digest(data[:half], data[half:]):
         raise ForbiddenCipher(

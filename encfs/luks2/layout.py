@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from encfs.errors import ForbiddenCipher, LayoutError, MalformedMetadata, TruncatedImage, UnsupportedFeature
 from encfs.luks2.header import BINARY_SIZE
-from encfs.luks2.metadata import XTS_KEY_SIZES, Digest, Keyslot, Metadata
+from encfs.luks2.metadata import INTEGRITY_KEY_SIZE, XTS_KEY_SIZES, Digest, Keyslot, Metadata
 
 MAX_KEYSLOTS_SIZE = 128 * 1024 * 1024  # bytes, the reference implementation's limit
 AREA_ALIGNMENT = 4096  # bytes
@@ -36,6 +36,7 @@ class Segment:
         iv_tweak: added to the tweak, in 512-byte units.
         cipher: in dm-crypt notation.
         key_size: bytes of the volume key.
+        integrity: every sector has an authentication tag; `size` then counts tags and journal too.
     """
 
     offset: int
@@ -44,6 +45,7 @@ class Segment:
     iv_tweak: int
     cipher: str
     key_size: int
+    integrity: bool = False
 
 
 def keyslot_areas(hdr_size: int, metadata: Metadata) -> tuple[int, int]:
@@ -178,18 +180,29 @@ def _resolve_segment(metadata: Metadata, hdr_size: int, header_size: int, data_s
     if found.iv_tweak + size // TWEAK_UNIT >= 2**64:
         raise LayoutError(f"segment 0: iv_tweak {found.iv_tweak}, wanted one that does not wrap")
     return Segment(
-        found.offset, size, found.sector_size, found.iv_tweak, found.encryption, _volume_key_size(metadata)
+        found.offset,
+        size,
+        found.sector_size,
+        found.iv_tweak,
+        found.encryption,
+        _volume_key_size(metadata, integrity=found.integrity),
+        found.integrity,
     )
 
 
-def _volume_key_size(metadata: Metadata) -> int:
+def _volume_key_size(metadata: Metadata, *, integrity: bool) -> int:
+    """Bytes of the volume key. A header that drops or claims integrity is refused here, by the key's size."""
+    wanted = (INTEGRITY_KEY_SIZE,) if integrity else XTS_KEY_SIZES
     sizes = {metadata.keyslots[n].key_size for n in data_digest(metadata).keyslots}
     for size in sizes:
-        if size not in XTS_KEY_SIZES:
-            raise ForbiddenCipher(f"volume key of {size} bytes, wanted 32 or 64 for aes-xts-plain64")
+        if size not in wanted:
+            raise ForbiddenCipher(
+                f"volume key of {size} bytes, wanted {' or '.join(map(str, wanted))} for aes-xts-plain64"
+                f" {'with' if integrity else 'without'} integrity"
+            )
     if len(sizes) > 1:
         raise MalformedMetadata(f"keyslots hold volume keys of {sorted(sizes)} bytes, wanted one size")
-    return sizes.pop() if sizes else XTS_KEY_SIZES[-1]
+    return sizes.pop() if sizes else wanted[-1]
 
 
 def free_gaps(hdr_size: int, metadata: Metadata) -> list[tuple[int, int]]:

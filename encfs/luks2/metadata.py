@@ -31,6 +31,11 @@ MAX_DEPTH = 12  # a token may nest; everything else has 4 levels
 MAX_OBJECTS = 32  # keyslots, tokens, segments, digests: the reference implementation's limit for each
 CIPHER = "aes-xts-plain64"
 XTS_KEY_SIZES = (32, 64)  # bytes: AES-128 and AES-256, two keys each
+# The one form of authenticated encryption: the key is one for AES-256-XTS and 32 bytes for HMAC. A volume key
+# of 64 bytes would be ambiguous: without the integrity object it would pass for one of AES-256-XTS alone.
+INTEGRITY = "hmac(sha256)"
+INTEGRITY_KEY_SIZE = 96
+INTEGRITY_SECTOR_SIZES = (512, 4096)
 SECTOR_SIZES = (512, 1024, 2048, 4096)  # bytes
 MAX_KEY_SIZE = 512  # bytes of an unbound key, which we only keep
 # Section 3.5, and one newer name found in the reference implementation. They tune the kernel's dm-crypt and
@@ -73,13 +78,14 @@ class Keyslot:
 
 @dataclass(frozen=True, slots=True)
 class CryptSegment:
-    """The encrypted data: offset and size in bytes, size None for `dynamic`."""
+    """The encrypted data: offset and size in bytes, size None for `dynamic`; `integrity`: has tags."""
 
     offset: int
     size: int | None
     iv_tweak: int
     encryption: str
     sector_size: int
+    integrity: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,9 +263,11 @@ def _parse_segment(fields: Fields) -> CryptSegment:
     type_ = fields.string("type")
     if type_ != "crypt":
         raise UnsupportedFeature(f"{fields.name}: type {printable(type_)}, wanted crypt", hint=_NEWER)
-    for member in ("integrity", "flags"):
-        if fields.has(member):
-            raise UnsupportedFeature(f"{fields.name}: {member} is set, wanted a plain segment", hint=_NEWER)
+    if fields.has("flags"):
+        raise UnsupportedFeature(f"{fields.name}: flags is set, wanted a plain segment", hint=_NEWER)
+    integrity = fields.has("integrity")
+    if integrity:
+        _parse_integrity(fields.nested("integrity"))
     size = None
     if fields.take("size") != "dynamic":
         size = fields.uint64("size")
@@ -269,13 +277,40 @@ def _parse_segment(fields: Fields) -> CryptSegment:
         fields.uint64("iv_tweak"),
         _cipher(fields),
         fields.uint32("sector_size"),
+        integrity,
     )
     fields.done()
     if segment.sector_size not in SECTOR_SIZES:
         raise MalformedMetadata(
             f"{fields.name}: sector_size {segment.sector_size}, wanted one of {SECTOR_SIZES}"
         )
+    if integrity:
+        _check_integrity_segment(fields.name, segment)
     return segment
+
+
+def _parse_integrity(fields: Fields) -> None:
+    for member, wanted in (
+        ("type", INTEGRITY),
+        ("journal_encryption", "none"),
+        ("journal_integrity", "none"),
+    ):
+        value = fields.string(member)
+        if value != wanted:
+            raise UnsupportedFeature(
+                f"{fields.name}: {member} {printable(value)}, wanted {wanted}", hint=_NEWER
+            )
+    fields.done()
+
+
+def _check_integrity_segment(name: str, segment: CryptSegment) -> None:
+    """What cryptsetup writes for such a segment, and the kernel takes for granted."""
+    if segment.iv_tweak or segment.size is not None:
+        raise UnsupportedFeature(f"{name}: integrity with a tweak or a fixed size, wanted 0 and dynamic")
+    if segment.sector_size not in INTEGRITY_SECTOR_SIZES:
+        raise UnsupportedFeature(
+            f"{name}: integrity, sector_size {segment.sector_size}, wanted one of {INTEGRITY_SECTOR_SIZES}"
+        )
 
 
 def _cipher(fields: Fields) -> str:
@@ -341,6 +376,7 @@ def _build_keyslot(slot: Keyslot) -> Json:
 
 
 def _build_segment(segment: CryptSegment) -> Json:
+    integrity = {"type": INTEGRITY, "journal_encryption": "none", "journal_integrity": "none"}
     return {
         "type": "crypt",
         "offset": str(segment.offset),
@@ -348,6 +384,7 @@ def _build_segment(segment: CryptSegment) -> Json:
         "iv_tweak": str(segment.iv_tweak),
         "encryption": segment.encryption,
         "sector_size": segment.sector_size,
+        **({"integrity": integrity} if segment.integrity else {}),
     }
 
 

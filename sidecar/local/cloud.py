@@ -16,13 +16,16 @@ Kind: composition
 
 from __future__ import annotations
 
+import base64
 import logging
+import os
 import socket
 import ssl
 import sys
 import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +35,9 @@ from sidecar.asgi import asgi_app
 from sidecar.errors import UsageError
 from sidecar.local import ca
 from sidecar.local.authority import Authority
+from sidecar.local.blobauth import Gate, account_signature
+from sidecar.local.blobs import ACCOUNT, CONTAINER, MAX_BODY, RESOURCE, BlobService, refuse
+from sidecar.local.blobstore import BlobStore
 from sidecar.local.dialect import MANAGED_HSM, VAULT, Dialect
 from sidecar.local.faults import SERVICES, FaultScript
 from sidecar.local.kds import KeyService
@@ -52,6 +58,9 @@ log = logging.getLogger("sidecar.local")
 PLAIN = ("imds",)
 READY = "sidecar local: ready"
 WORKLOAD_TOKEN = "workload.token"  # noqa: S105 - a file name
+BLOB_SAS = "blob.sas"
+_SAS_LIFE = timedelta(days=7)
+_BLOB_SECONDS = 60.0  # in which the body of a blob request must have arrived
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +128,10 @@ async def serve_local(
         async with trio.open_nursery() as nursery:
             for name, service in parts.services.items():
                 tls = None if name in PLAIN else parts.tls
-                serve = partial(serve_asgi, asgi_app(service), sockets=[parts.sockets[name]], tls=tls)
-                await nursery.start(serve)
+                app = asgi_app(service)
+                if name == "blob":
+                    app = asgi_app(service, max_body=MAX_BODY, deadline=_BLOB_SECONDS, refuse=refuse)
+                await nursery.start(partial(serve_asgi, app, sockets=[parts.sockets[name]], tls=tls))
             await trio.to_thread.run_sync(_project_token, parts)
             nursery.start_soon(_keep_token_fresh, parts)
             path = settings.env_file or settings.directory / "env"
@@ -139,6 +150,9 @@ def _open(settings: LocalSettings, clock: Clock, stack: ExitStack) -> _Parts:
     stack.callback(state.close)
     store = Store(settings.directory / "state.sqlite")
     stack.callback(store.close)
+    blobs = BlobStore(settings.directory)
+    stack.callback(blobs.close)
+    blobs.add_container(CONTAINER, public=False)
     processor = SoftwareProcessor.open(settings.snp_directory, create=True)
     sockets = {name: _bind(name, settings, store, stack) for name in SERVICES}
     ports = {name: bound.getsockname()[1] for name, bound in sockets.items()}
@@ -155,7 +169,9 @@ def _open(settings: LocalSettings, clock: Clock, stack: ExitStack) -> _Parts:
         faults=faults,
         identities=identities,
     )
-    services, endpoint = _compose(settings, cloud, state, store, issuer, clock)
+    services, endpoint = _compose(settings, cloud, state, store, blobs, issuer, clock)
+    key = _account_key(store)
+    state.write(BLOB_SAS, account_signature(ACCOUNT, key, "racwd", clock(), _SAS_LIFE).encode())
     tls = server_tls(state.certificate_path("tls"), state.key_path("tls"))
     return _Parts(cloud, services, sockets, tls, endpoint, state)
 
@@ -165,6 +181,7 @@ def _compose(
     cloud: LocalCloud,
     state: StateDirectory,
     store: Store,
+    blobs: BlobStore,
     issuer: ca.Issued,
     clock: Clock,
 ) -> tuple[dict[str, Service], TokenEndpoint]:
@@ -216,6 +233,12 @@ def _compose(
         workload=cloud.identities[0],
         clock=own("sts"),
     )
+    gate = Gate(
+        key=_account_key(store),
+        tokens=tokens,
+        audiences=(RESOURCE, cloud.url("blob")),
+        challenge=authorization,
+    )
     services = {
         "maa": authority.service(faults),
         "akv": vault(VAULT).service(faults),
@@ -223,6 +246,7 @@ def _compose(
         "imds": metadata.service(faults),
         "sts": endpoint.service(faults),
         "kds": KeyService(processor).service(faults),
+        "blob": BlobService(blobs, gate, own("blob")).service(faults),
     }
     return services, endpoint
 
@@ -258,6 +282,11 @@ def _tenant(store: Store) -> str:
     return store.remembered("tenant", _guid)
 
 
+def _account_key(store: Store) -> str:
+    """Of the blob account, base64, secret."""
+    return store.remembered("blob:key", lambda: base64.b64encode(os.urandom(64)).decode())
+
+
 def _guid() -> str:
     return str(uuid.uuid4())
 
@@ -279,7 +308,7 @@ def _environment(
     hosts = {name: _host(name, port) for name, port in ports.items()}
     return {
         "SIDECAR_CA_FILE": str(state.certificate_path("ca").absolute()),
-        "SIDECAR_ALLOWED_HOSTS": ",".join(hosts[name] for name in ("maa", "akv", "mhsm")),
+        "SIDECAR_ALLOWED_HOSTS": ",".join(hosts[name] for name in ("maa", "akv", "mhsm", "blob")),
         "SIDECAR_MANAGED_HSM_HOSTS": hosts["mhsm"],
         "SIDECAR_THIM_ENDPOINT": _url("imds", ports["imds"]) + THIM_PATH,
         "SIDECAR_KDS_ENDPOINT": _url("kds", ports["kds"]),
@@ -287,6 +316,8 @@ def _environment(
         "MAA_ENDPOINT": hosts["maa"],
         "AKV_ENDPOINT": hosts["akv"],
         "MHSM_ENDPOINT": hosts["mhsm"],
+        "BLOB_ENDPOINT": f"{_url('blob', ports['blob'])}/{ACCOUNT}",
+        "BLOB_SAS_FILE": str((state.path / BLOB_SAS).absolute()),
         "SIDECAR_SNP": "software",
         "SIDECAR_SNP_DIRECTORY": str(processor.directory.absolute()),
     }

@@ -4,7 +4,7 @@ Strategy: a rule names a service and a route and says what happens; rules are as
 that is active applies. Counting is per rule, so a script is deterministic: the same requests meet the same
 faults.
 
-    SERVICE[/ROUTE]:ITEM[,ITEM...]      SERVICE is maa, akv, mhsm, imds, sts, kds or * status=N
+    SERVICE[/ROUTE]:ITEM[,ITEM...]      SERVICE is maa, akv, mhsm, imds, sts, kds, blob or * status=N
     answer this status (code=WORD and inner=WORD name the error, retry-after=SECONDS adds the header)
     delay=SECONDS   answer later              cut=BYTES    end the connection after so many bytes of the
     body expired         tokens made by this request have expired already times=N         only so often
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 
 from sidecar.errors import UsageError
 
-SERVICES = ("maa", "akv", "mhsm", "imds", "sts", "kds")
+SERVICES = ("maa", "akv", "mhsm", "imds", "sts", "kds", "blob")
 MAX_DELAY = 3600.0  # seconds
 _DEFAULT_CODES = {
     400: "BadParameter",

@@ -20,12 +20,13 @@ this machine, and the keys they hold lie in a file: try things here, keep real s
 
 Addresses are https://localhost:PORT (imds: http://127.0.0.1:PORT). SIDECAR_MANAGED_HSM_HOSTS tells the
 managed HSM from the vault, because names below localhost do not resolve everywhere. Vaults hold no
-symmetric keys: import those into the managed HSM. A shell reads the environment file:  . FILE
+symmetric keys: import those into the managed HSM. The blob account is BLOB_ENDPOINT, with a container
+`images` and a signature in the file BLOB_SAS_FILE. A shell reads the environment file:  . FILE
 
-faults: SERVICE[/ROUTE]:ITEM[,ITEM...]   services maa, akv, mhsm, imds, sts, kds or *
+faults: SERVICE[/ROUTE]:ITEM[,ITEM...]   services maa, akv, mhsm, imds, sts, kds, blob or *
   items: status=N code=WORD inner=WORD retry-after=S delay=S cut=BYTES expired times=N after=N clock=S
   e.g. akv/release:status=429,retry-after=2,times=3   maa/attest:cut=100   imds/token:expired
-       maa:clock=-600
+       maa:clock=-600   blob/put-page:cut=0,after=5,times=2 (done, but the answer is lost)
 """
 
 

@@ -61,9 +61,14 @@ class CertificateEndpoint:
     client_id: str = ""
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.base)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.fragment:
-            raise UsageError(f"certificate endpoint {self.address[:200]!r}: wanted a URL or host/path")
+        wrong = f"certificate endpoint {self.address[:200]!r}: wanted a URL or host/path"
+        try:
+            parts = urlsplit(self.base)
+            host, _ = parts.hostname, parts.port
+        except ValueError:  # brackets that hold no address, a port that is no number
+            raise UsageError(wrong) from None
+        if parts.scheme not in ("http", "https") or not host or parts.username or parts.fragment:
+            raise UsageError(wrong)
         if parts.scheme == "http" and self.kind is not EndpointKind.LOCAL_THIM:
             raise UsageError(f"certificate endpoint {self.address[:200]!r}: {self.kind} needs https")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,19 @@ def commands(tmp_path: Path) -> Iterator[Commands]:
         ["losetup", "-l", "-n", "-O", "BACK-FILE"], capture_output=True, text=True, timeout=20
     )
     assert str(tmp_path) not in loops.stdout, f"left attached: {loops.stdout}"
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """`sidecar local` as a process; its environment, without asking for the software processor."""
+    folder = tmp_path_factory.mktemp("cloud")
+    commands = Commands(folder, {"SIDECAR_SNP_DIRECTORY": str(folder / "snp")})
+    words = ("sidecar", "local", "--directory", folder / "state", "--no-throttle")
+    with commands.serving(*words, ready="sidecar local: ready"):
+        lines = (folder / "state" / "env").read_text().splitlines()
+        found = dict(shlex.split(line)[1].split("=", 1) for line in lines)
+        del found["SIDECAR_SNP"]
+        yield found
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import pty
+import re
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 from fakes.blobservice import BlobService
 from fakes.commands import Commands, is_mounted
+from fakes.localblobs import local_blobs
 
 from encfs.errors import ExitCode
 
@@ -41,7 +48,9 @@ def image(commands: Commands, sample: Path) -> Path:
 def test_written_through_a_mount_and_there_after_it(
     commands: Commands, image: Path, azurite: BlobService, signature: list[str | Path]
 ) -> None:
-    url = str(azurite.url(azurite.page_blob(image.read_bytes()), ""))
+    url = str(azurite.url("uploaded", ""))
+    uploaded = commands.run("encfs", "upload", image, url, *signature, "--json", check=True)
+    assert json.loads(uploaded.out)["verified"] == 32 << 20
     (commands.folder / "other").mkdir()
     mnt, data = commands.folder / "mnt", os.urandom(3 << 20)
     commands.run("encfs", "mount", url, mnt, "--key-file", "key.bin", *signature, check=True)
@@ -99,6 +108,65 @@ def test_a_taken_over_volume_becomes_read_only_and_the_new_one_works(
     assert not (commands.folder / "out" / "lost").exists()
     assert ended.code == ExitCode.STORE, "that something was not stored is said"
     assert "became read-only" in ended.err
+
+
+def test_tokens_of_an_identity_renewed_while_mounted(commands: Commands, image: Path, tmp_path: Path) -> None:
+    """Against the cloud in a box, which refuses the token now and then, as if it had expired."""
+    refused = "status=401,code=InvalidAuthenticationInfo,times=1,after"
+    faults = [f"blob/put-page:{refused}={after}" for after in (0, 20, 30)] + [f"blob/get:{refused}=5"]
+    with local_blobs(tmp_path / "cloud", tmp_path / "snp", *faults) as service:
+        commands.environment |= service.environment
+        url, mnt = str(service.url("mine", "")), commands.folder / "mnt"
+        commands.run("encfs", "upload", image, url, "--identity", check=True)
+        commands.run("encfs", "mount", url, mnt, "--key-file", "key.bin", "--identity", check=True)
+        for number in range(5):
+            write_durably(mnt / f"new-{number}", bytes([number]) * 100_000)
+        commands.run("encfs", "unmount", mnt, check=True)
+        commands.run("encfs", "check", url, "--key-file", "key.bin", "--identity", check=True)
+        commands.run("encfs", "extract", url, "out", "--key-file", "key.bin", "--identity", check=True)
+        stranger = commands.run("encfs", "info", url)
+    for number in range(5):
+        assert (commands.folder / "out" / f"new-{number}").read_bytes() == bytes([number]) * 100_000
+    assert stranger.code == ExitCode.ACCESS_DENIED
+    assert "--identity" in stranger.err
+
+
+def test_an_upload_shows_how_far_it_is_and_goes_on_after_an_interrupt(
+    commands: Commands, azurite: BlobService, signature: list[str | Path]
+) -> None:
+    """At a terminal: a progress line; Ctrl-C; the same command again."""
+    image = commands.folder / "large.img"
+    image.write_bytes(os.urandom(1 << 20) * 96)
+    url = str(azurite.url("interrupted", ""))
+    words = ["encfs", "upload", image, url, "--raw", "--parallel", "1", *signature]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [str(word) for word in words],
+        env=commands.child_environment(),
+        cwd=commands.folder,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    said = b""
+    while not re.search(rb"uploading to .*: +[1-9][0-9]*%", said):
+        part = os.read(ours, 4096)
+        assert part, said
+        said += part
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == ExitCode.INTERRUPTED
+    os.close(ours)
+    assert commands.run("encfs", "info", url, *signature).code == ExitCode.UNSUITABLE_BLOB
+    again = commands.run(*words, "--json", check=True)
+    done = json.loads(again.out)
+    assert done["resumed"] >= 4 << 20
+    assert done["resumed"] + done["sent"] == done["verified"] == 96 << 20
+    assert (
+        hashlib.sha256(azurite.content("interrupted")).digest() == hashlib.sha256(image.read_bytes()).digest()
+    )
+    assert commands.run(*words).code == ExitCode.IMAGE
 
 
 def test_a_signature_in_the_arguments_is_refused_and_not_repeated(commands: Commands) -> None:

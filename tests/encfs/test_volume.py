@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import pytest
 
+from encfs.block.cachesettings import sized
 from encfs.errors import EncfsError, UsageError
 from encfs.keys import Secret
 from encfs.volume import BlobOrder, DriverOrder, SegmentGeometry, build_frame, read_frame
 
 ORDER = DriverOrder(3, 4, "/run/x/device", "data.img", SegmentGeometry(16 << 20, 48 << 20, 4096, 0), True)
 BLOB = BlobOrder(
-    *("https://a.blob.core.windows.net/c/d", True, "client", "lease", '"0x8D"', 36.0),
+    *("https://a.blob.core.windows.net/c/d", True, "client", "lease", '"0x8D"', 36.0, sized()),
     sas="sig=c2VjcmV0",
     environment={"IDENTITY_HEADER": "c2VjcmV0"},
 )

@@ -31,13 +31,16 @@ class BlobService:
     Attributes:
         base: address of the account.
         key: base64, of the account; signs everything here.
-        tls: trusts the service's certificate.
+        tls: trusts the service's certificate, which `ca_file` leads to.
+        environment: what clients need to be told.
     """
 
     base: str
     account: str
     key: str = field(repr=False)
     tls: ssl.SSLContext | None = None
+    ca_file: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
 
     def sas(self, permissions: str = "racwdl", *, life: timedelta = timedelta(hours=1)) -> str:
         """A signature for the whole account."""

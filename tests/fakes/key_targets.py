@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 
@@ -28,15 +29,27 @@ from sidecar.akvkeys import (
     parse_key_list,
     parse_update_request,
 )
+from sidecar.allow import Allowed
+from sidecar.config import parse_settings
 from sidecar.errors import SidecarError
+from sidecar.grpcreflect import reflect
 from sidecar.jose import parse_jws, sign_jws, x5c_of
 from sidecar.jwk import jwk_of_private, jwk_of_public, jwk_of_secret, parse_jwk, parse_jwks
+from sidecar.keyprovider import SERVICE
 from sidecar.local.attestpolicy import parse_policy as parse_attestation_policy
 from sidecar.local.dialect import MANAGED_HSM
 from sidecar.local.policyroutes import DEFAULT_POLICY
 from sidecar.local.releasing import release_answer
 from sidecar.local.storedkey import StoredKey
 from sidecar.maa import AttestRequest, build_attest_request, parse_attest_request, verify_token
+from sidecar.ocicrypt import (
+    AnnotationPacket,
+    parse_key_info,
+    parse_packet,
+    parse_unwrap_input,
+    parse_wrap_input,
+)
+from sidecar.protobuf import build_field
 from sidecar.releasepolicy import build_policy, evaluate, parse_policy
 from sidecar.strictjson import load_json, load_object
 from sidecar.wrapping import WrapAlgorithm, unwrap_key_material, wrap_key_material
@@ -142,4 +155,52 @@ def targets() -> list[Target]:
         ("key list", [json.dumps(page).encode()], parse_key_list),
         ("attestation policy", [DEFAULT_POLICY.encode()], text(parse_attestation_policy)),
     ]
+    found += served_targets()
     return [Target(name, seeds, call, SidecarError) for name, seeds, call in found]
+
+
+def served_targets() -> list[tuple[str, list[bytes], Callable[[bytes], object]]]:
+    """What the sidecar's settings and its key provider read."""
+    agent = {"Parameters": {"attestation-agent": ["c2tyOmltYWdlcw=="]}}
+    packet = AnnotationPacket("images", b"w" * 256, "v.vault.azure.net", "a.attest.azure.net").to_bytes()
+    wrap = {"op": "keywrap", "keywrapparams": {"ec": agent, "optsdata": "e30="}}
+    unwrap = {
+        "op": "keyunwrap",
+        "keyunwrapparams": {
+            "dc": {"Parameters": {"attestation-agent": ["c2ty"]}},
+            "annotation": base64.b64encode(packet).decode(),
+        },
+    }
+    info = {"public_key_path": "a.pem", "kms_endpoint": "v", "attester_endpoint": "a"}
+    allow = {
+        "vaults": ["v.vault.azure.net"],
+        "authorities": ["localhost:1"],
+        "keys": ["a", "b/" + "0" * 32, "https://v.vault.azure.net/keys/c"],
+        "callers": [{"uid": 0}, {"gid": 1, "uid": 2}],
+    }
+    settings = {
+        "certcache": {"endpoint_type": "LocalTHIM", "endpoint": "169.254.169.254", "client_id": "clientId=x"},
+        "identity": {"client_id": "x", "kind": "managed"},
+        "maaconfig": {"user_agent": "agent"},
+        "allow": allow,
+        "wrapping_bits": 2048,
+        "token_reuse_seconds": 60,
+    }
+    whole = json.dumps(settings).encode()
+    message = SERVICE.methods[0].request.build({"key_provider_key_wrap_protocol_input": json.dumps(wrap)})
+    questions = [
+        build_field(4, SERVICE.full_name),
+        build_field(3, SERVICE.file),
+        build_field(7, "*"),
+        build_field(1, "h") + build_field(6, "x"),
+    ]
+    return [
+        ("settings", [whole, base64.b64encode(whole)], lambda d: parse_settings(d.decode("latin-1"))),
+        ("wrap request", [json.dumps(wrap).encode()], parse_wrap_input),
+        ("unwrap request", [json.dumps(unwrap).encode()], parse_unwrap_input),
+        ("annotation packet", [packet], parse_packet),
+        ("key info", [json.dumps(info).encode()], lambda d: parse_key_info(d, "key info")),
+        ("grpc message", [message], SERVICE.methods[0].request.parse),
+        ("reflection request", questions, lambda d: reflect([SERVICE], d)),
+        ("runtime data", [b'{"keys": []}' * 30], Allowed(keys=()).check_runtime_data),
+    ]

@@ -5,6 +5,7 @@ load.py check PATH BYTES SEED   reads them back, without the page cache's help
 load.py store FOLDER            writes numbered files until it is stopped; prints each number once fsync
                                 told that the file is stored, and at the end the error that stopped it
 load.py verify FOLDER COUNT     reads the first files back
+load.py fill PATH               writes blocks to one file until there is an error; prints `0` at the start
 load.py read PATH               reads the first block again and again, past the page cache, until an error
 """
 
@@ -70,6 +71,15 @@ def verify(folder: Path, count: int) -> None:
             sys.exit(f"file {number} is not what was written")
 
 
+def fill(path: Path) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    print("0", flush=True)
+    for number in range(1 << 20):
+        os.write(fd, _block(number, b"fill"))
+        if number % 64 == 63:
+            os.fsync(fd)
+
+
 def read(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
     area = mmap.mmap(-1, 4096)
@@ -90,6 +100,8 @@ def main(words: list[str]) -> None:
                 store(path)
             case "verify":
                 verify(path, int(rest[0]))
+            case "fill":
+                fill(path)
             case "read":
                 read(path)
     except OSError as exc:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from guest import parts
 
-from fakes import azurite
+from fakes import azurite, registry
 
 
 def _fuse() -> str:
@@ -43,7 +43,11 @@ def _azurite() -> str:
     return "" if azurite.MAIN.is_file() else "Azurite is not installed; run scripts/install-azurite"
 
 
-NEEDS = {"fuse": _fuse, "root": _root, "kernel": _kernel, "azurite": _azurite}
+def _registry() -> str:
+    return f"not installed: {registry.missing()}" if registry.missing() else ""
+
+
+NEEDS = {"azurite": _azurite, "registry": _registry, "fuse": _fuse, "root": _root, "kernel": _kernel}
 
 
 def refuse_lacking(markers: Iterable[str], *, ci: bool) -> None:

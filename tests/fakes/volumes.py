@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,9 +106,12 @@ class Clients:
     def __init__(self) -> None:
         self._started: list[subprocess.Popen[str]] = []
 
-    def start(self, *words: str | Path) -> subprocess.Popen[str]:
-        """Starts one; returns when it printed its first line, so that it is known to be under way."""
-        command = [sys.executable, load.__file__, *map(str, words)]
+    def start(self, *words: str | Path, group: Sequence[str] = ()) -> subprocess.Popen[str]:
+        """Starts one; returns when it printed its first line, so that it is known to be under way.
+
+        `group`: words that put it into a cgroup.
+        """
+        command = [*group, sys.executable, load.__file__, *map(str, words)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self._started.append(process)
         assert process.stdout is not None

@@ -228,7 +228,7 @@ async def test_our_stack_reads_every_byte_the_kernel_reads(verdict: Verdict, nam
     opened = unlock(header, passphrase, source.read_exactly)
     segment = opened.segment
     geometry = SegmentGeometry(segment.offset, segment.size, segment.sector_size, segment.iv_tweak)
-    device = build_stack(source, geometry, opened.volume_key, BufferPool(2, CHUNK), read_only=True)
+    device = await build_stack(source, geometry, opened.volume_key, BufferPool(2, CHUNK), read_only=True)
     digest = hashlib.sha256()
     for offset in range(0, device.size, CHUNK):
         digest.update(await read(device, offset, min(CHUNK, device.size - offset)))

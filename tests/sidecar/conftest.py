@@ -5,7 +5,8 @@ Both have keys that take seconds to make.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -65,3 +66,20 @@ async def cloud(start_cloud: StartCloud) -> Any:
     """A cloud with default settings."""
     async with start_cloud() as client:
         yield client
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """The software processor says loudly what it is; where a test means it, that is no accident."""
+    device = logging.getLogger("sidecar.snp.device")
+    device.setLevel(logging.ERROR)
+    yield
+    device.setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+async def here(cloud: Client, quiet: None, monkeypatch: pytest.MonkeyPatch) -> Client:
+    """A cloud whose environment is the process's own, because azure-identity reads it there."""
+    for name, value in cloud.cloud.environment.items():
+        monkeypatch.setenv(name, value)
+    return cloud

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from fakes.snp_cose import Issuer, rsa_key
@@ -11,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.cbor import Tagged, Value, decode, encode
-from sidecar.cose import ALG, X5CHAIN, X5T, certificates_of, parse_sign1, sign_sign1, verify_sign1
+from sidecar.cose import (
+    ALG,
+    ALGORITHMS,
+    X5CHAIN,
+    X5T,
+    certificates_of,
+    parse_sign1,
+    sign_sign1,
+    verify_sign1,
+)
 from sidecar.errors import EndorsementRejected, ExitCode, MalformedInput
 
 # RFC 9052 appendix C.2.1, signed with the key "11" of appendix C.7.1.
@@ -179,3 +190,29 @@ def test_any_bytes_end_in_a_message_or_a_typed_error(data: bytes) -> None:
     assert decode(b"\xd2\x84" + data)
     with pytest.raises((MalformedInput, EndorsementRejected)):
         verify_sign1(message, EXAMPLE_KEY)
+
+
+ALL_KEYS = KEYS | {"ed25519": ed25519.Ed25519PrivateKey.generate()}
+BY_NAME = {
+    "PS256": "rsa",
+    "PS384": "rsa",
+    "PS512": "rsa",
+    "ES256": "p256",
+    "ES384": "p384",
+    "ES512": "p521",
+    "EdDSA": "ed25519",
+}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_by_its_name(name: str) -> None:
+    key = ALL_KEYS[BY_NAME[name]]
+    message = parse_sign1(sign_sign1({}, b"payload", key, algorithm=ALGORITHMS[name]))
+    assert message.algorithm == ALGORITHMS[name]
+    verify_sign1(message, key.public_key())
+    changed = replace(message, payload=b"another")
+    with pytest.raises(EndorsementRejected, match="COSE signature: wrong"):
+        verify_sign1(changed, key.public_key())
+    for kind in ALL_KEYS.keys() - {BY_NAME[name]}:
+        with pytest.raises(MalformedInput, match=f"algorithm {ALGORITHMS[name]} with a key on"):
+            sign_sign1({}, b"payload", ALL_KEYS[kind], algorithm=ALGORITHMS[name])

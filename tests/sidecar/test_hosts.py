@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.errors import HostNotAllowed, MalformedInput
-from sidecar.hosts import Hosts, ServiceKind
+from sidecar.hosts import STORAGE_AUDIENCE, Hosts, ServiceKind
 
 AZURE = Hosts.of({})
 
@@ -81,3 +81,29 @@ def test_exact_list_replaces_the_suffixes() -> None:
     for name in ("v.vault.azure.net", "localhost", "localhost:3"):
         with pytest.raises(HostNotAllowed):
             hosts.vault(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["acct.blob.core.windows.net", "Acct.Blob.Core.Windows.NET", "a.blob.core.chinacloudapi.cn"],
+)
+def test_blob_accounts_have_one_audience_everywhere(name: str) -> None:
+    host = AZURE.blob(name)
+    assert (host.name, host.kind, host.audience) == (name.lower(), ServiceKind.BLOB, STORAGE_AUDIENCE)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "acct.blob.core.windows.net.evil.example",
+        "blob.core.windows.net",
+        "v.vault.azure.net",
+        "a.blob.core.windows.net:444",
+        "localhost:10000",
+    ],
+)
+def test_no_token_for_a_stranger_that_looks_like_a_blob_account(name: str) -> None:
+    with pytest.raises((HostNotAllowed, MalformedInput)):
+        AZURE.blob(name)
+    listed = Hosts.of({"SIDECAR_ALLOWED_HOSTS": "localhost:10000"})
+    assert listed.blob("localhost:10000").audience == STORAGE_AUDIENCE

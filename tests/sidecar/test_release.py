@@ -11,7 +11,8 @@ import pytest
 from fakes.localcloud import Client
 
 from sidecar.akv import parse_key_ref
-from sidecar.app import App, WrappingKeys
+from sidecar.app import App
+from sidecar.attesting import Attester, WrappingKeys
 from sidecar.client import ReleaseSettings, open_guest, release
 from sidecar.errors import HostNotAllowed, ReleaseRefused, SidecarError
 from sidecar.jwk import Jwk, jwk_of_secret
@@ -42,24 +43,6 @@ async def services_of(cloud: Client) -> AsyncIterator[tuple[Services, dict[str, 
     environ = dict(cloud.cloud.environment)
     async with open_services(environ) as services:
         yield services, environ
-
-
-@pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The software processor says loudly what it is; that is not an accident here."""
-    import logging
-
-    logging.getLogger("sidecar.snp.device").setLevel(logging.ERROR)
-    yield
-    logging.getLogger("sidecar.snp.device").setLevel(logging.NOTSET)
-
-
-@pytest.fixture
-async def here(cloud: Client, monkeypatch: pytest.MonkeyPatch) -> Client:
-    """A cloud whose environment is the process's own, because azure-identity reads it there."""
-    for name, value in cloud.cloud.environment.items():
-        monkeypatch.setenv(name, value)
-    return cloud
 
 
 async def test_release(here: Client) -> None:
@@ -111,7 +94,7 @@ async def test_a_stranger_is_refused_before_a_token_is_fetched(here: Client) -> 
         assert not services.tokens._tokens  # type: ignore[attr-defined]
 
 
-async def test_the_token_is_verified_here(start_cloud: Any) -> None:
+async def test_the_token_is_verified_here(start_cloud: Any, quiet: None) -> None:
     """An authority whose clock is off issues tokens that we refuse, although it signed them."""
     async with start_cloud(faults=("maa:clock=-90000",)) as cloud, services_of(cloud) as (services, environ):
         guest = await open_guest(services.http, environ)
@@ -131,8 +114,10 @@ async def app_of(cloud: Client) -> AsyncIterator[App]:
     import trio
 
     async with services_of(cloud) as (services, environ), trio.open_nursery() as nursery:
-        app = App(await open_guest(services.http, environ), services, WrappingKeys())
-        nursery.start_soon(app.keys.keep_making)
+        keys = WrappingKeys()
+        guest = await open_guest(services.http, environ)
+        app = App(guest, services, Attester(guest, keys), keys)
+        nursery.start_soon(keys.keep_making)
         await app.check_ready()
         yield app
         nursery.cancel_scope.cancel()

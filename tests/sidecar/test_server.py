@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import ssl
@@ -18,6 +19,9 @@ import trio
 import trio.testing
 from cryptography.hazmat.primitives.serialization import Encoding
 from fakes import pki
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import StreamEnded
 
 from sidecar.asgi import asgi_app
 from sidecar.errors import UsageError
@@ -105,6 +109,53 @@ async def test_bug_gives_a_bare_500(caplog: pytest.LogCaptureFixture) -> None:
     assert record.getMessage() == "POST /fail: failed"
     assert "secret body" not in caplog.text
     caplog.clear()
+
+
+@pytest.mark.parametrize("after", ["data", "reset", "window", "garbage"])
+async def test_what_breaks_one_connection_touches_no_other(after: str) -> None:
+    """HTTP/2 frames for a stream that was answered before it ended: hypercorn raises KeyError for some."""
+
+    async def hasty(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"before you ended"})
+
+    async with trio.open_nursery() as nursery:
+        (address,) = await nursery.start(lambda task_status: serve_asgi(hasty, task_status=task_status))
+        host, port = address.removeprefix("http://").split(":")
+        stream = await trio.open_tcp_stream(host, int(port))
+        client = H2Connection(H2Configuration(client_side=True))
+        client.initiate_connection()
+        head = {":method": "POST", ":path": "/", ":scheme": "http", ":authority": host}
+        client.send_headers(1, list(head.items()))
+        await stream.send_all(client.data_to_send())
+        seen: list[object] = []
+        while not any(isinstance(event, StreamEnded) for event in seen):
+            seen += client.receive_data(await stream.receive_some())
+        # Made by hand: the library would not send them.
+        frames = {
+            "data": b"\x00\x00\x04\x00\x01\x00\x00\x00\x01late",
+            "reset": b"\x00\x00\x04\x03\x00\x00\x00\x00\x01\x00\x00\x00\x08",
+            "window": b"\x00\x00\x04\x08\x00\x00\x00\x00\x01\x00\x00\x00\xff",
+            "garbage": bytes(range(255)),
+        }
+        async with stream:
+            with trio.fail_after(4), contextlib.suppress(trio.BrokenResourceError):
+                # A ping's answer, or the end, says that the frame was read.
+                await stream.send_all(frames[after] + b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + bytes(8))
+                await stream.receive_some()
+        async with httpx.AsyncClient(base_url=address, trust_env=False) as other:
+            assert (await other.get("/")).status_code == 200
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_served_socket_is_not_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    bound = bind_unix(path)
+    bound.listen(1)
+    with pytest.raises(UsageError, match="in use"):
+        bind_unix(path)
+    bound.close()
+    bind_unix(path).close()
 
 
 @pytest.mark.parametrize("path", ["/cut", "/cut-all"])

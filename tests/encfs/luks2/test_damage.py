@@ -224,6 +224,8 @@ def nested(depth: int) -> bytes:
 
 SLOT, AREA, KDF, AF = "keyslots/0", "keyslots/0/area", "keyslots/0/kdf", "keyslots/0/af"
 SEGMENT, DIGEST, TOKEN = "segments/0", "digests/0", "tokens/0"
+TAGS = f"{SEGMENT}/integrity"
+INTEGRITY = {"type": "hmac(sha256)", "journal_encryption": "none", "journal_integrity": "none"}
 OTHER_DIGEST = base64.b64encode(bytes(32)).decode()
 SHORT_SALT = base64.b64encode(bytes(16)).decode()
 
@@ -389,7 +391,11 @@ ROWS = [
     Row("a hardware segment", at(f"{SEGMENT}/type", "hw-opal"), UnsupportedFeature),
     Row("segment with a null cipher", at(f"{SEGMENT}/encryption", "cipher_null-ecb"), ForbiddenCipher),
     Row("segment with another IV", at(f"{SEGMENT}/encryption", "aes-xts-plain"), ForbiddenCipher),
-    Row("segment with integrity", at(f"{SEGMENT}/integrity", {"type": "hmac(sha256)"}), UnsupportedFeature),
+    Row("segment that claims integrity", at(TAGS, INTEGRITY), ForbiddenCipher),
+    Row("integrity without members", at(TAGS, {"type": "hmac(sha256)"}), MalformedMetadata),
+    Row("integrity by another hash", at(TAGS, INTEGRITY | {"type": "none"}), UnsupportedFeature),
+    Row("integrity, journal key", at(TAGS, INTEGRITY | {"journal_encryption": "x"}), UnsupportedFeature),
+    Row("integrity of unknown form", at(TAGS, INTEGRITY | {"key_size": 64}), UnsupportedFeature),
     Row("segment with flags", at(f"{SEGMENT}/flags", ["in-reencryption"]), UnsupportedFeature),
     Row("segment with an unknown member", at(f"{SEGMENT}/opal_key_size", 32), UnsupportedFeature),
     Row("segment at 0", at(f"{SEGMENT}/offset", "0"), LayoutError),

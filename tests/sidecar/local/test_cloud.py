@@ -300,7 +300,8 @@ async def test_files_are_private_and_the_environment_is_for_a_shell(
     directory = tmp_path / "state"
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     for path in directory.iterdir():
-        assert path.suffix == ".pem" or stat.S_IMODE(path.stat().st_mode) == 0o600, path
+        wanted = 0o700 if path.is_dir() else 0o600
+        assert path.suffix == ".pem" or stat.S_IMODE(path.stat().st_mode) == wanted, path
     script = f'. {directory}/env; echo "$AKV_ENDPOINT $SIDECAR_SNP $SIDECAR_MANAGED_HSM_HOSTS"'
     shell = subprocess.run(["sh", "-euc", script], capture_output=True, text=True, check=True)
     assert shell.stdout == f"{cloud.cloud.host('akv')} software {cloud.cloud.host('mhsm')}\n"

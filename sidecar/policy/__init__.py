@@ -1,0 +1,4 @@
+"""Security policies of confidential containers: layer hashes, policy text, fragments.
+
+Kind: pure
+"""
