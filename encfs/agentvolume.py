@@ -32,7 +32,7 @@ from encfs.agentsession import HeldFileSystem, drain, is_settled
 from encfs.blobs import BlobAccess
 from encfs.errors import EncfsError, ImageBusy, MountError, first_error
 from encfs.keys import Secret
-from encfs.opening import UnlockOptions, open_volume
+from encfs.opening import UnlockOptions, check_before_key, open_volume
 from encfs.session import Phase, Session, Volume
 from encfs.settings import VolumeSettings
 
@@ -156,6 +156,7 @@ class AgentVolume:
     async def _live(self, on_ready: Callable[[], None]) -> None:
         """One life, from opening the image until the session ended."""
         if self._passphrase is None:
+            await check_before_key(self._image(), self._unlock_options())
             self._passphrase = await self._ask_passphrase()
         shown = next(folder for folder in self.place.folders if folder not in self._held)
         agentplace.make_folder(shown)
@@ -272,6 +273,7 @@ class AgentVolume:
             header=None if header is None else Path(header),
             require_authenticated=self.settings.require_authenticated_header,
             root_hash=self.settings.root_hash,
+            require=self.settings.require,
         )
 
     def _write_state(self, session: Session, shown: Path, loop: int | None) -> None:

@@ -15,6 +15,7 @@ from encfs.errors import UsageError
 if TYPE_CHECKING:
     from encfs.blobs import BlobAccess
     from encfs.block.cachesettings import CacheSettings
+    from encfs.keys import Secret
     from encfs.keysource import KeySource
     from encfs.opening import UnlockOptions
 
@@ -197,6 +198,11 @@ def add_unlock_options(parser: argparse.ArgumentParser, *, required: bool = True
         "--require-authenticated-header", action="store_true", help="refuse a header without a right MAC"
     )
     parser.add_argument(
+        "--require",
+        metavar="LEVEL",
+        help="refuse an image protected less than that, before a key is asked for: integrity or verity",
+    )
+    parser.add_argument(
         "--root-hash", metavar="HEX", help="verify every block against this hash tree; implies read-only"
     )
     parser.epilog = KEY_CONFIG_HELP
@@ -206,6 +212,7 @@ def unlock_options(arguments: argparse.Namespace) -> UnlockOptions:
     """The options as a value."""
     from encfs.luks2.kdf import KdfLimits
     from encfs.opening import UnlockOptions
+    from encfs.protection import parse_protection
     from encfs.verity.format import parse_root_hash
 
     return UnlockOptions(
@@ -214,7 +221,21 @@ def unlock_options(arguments: argparse.Namespace) -> UnlockOptions:
         keyslot=arguments.keyslot,
         require_authenticated=arguments.require_authenticated_header,
         root_hash=None if arguments.root_hash is None else parse_root_hash(arguments.root_hash),
+        require=None if arguments.require is None else parse_protection(arguments.require),
     )
+
+
+async def passphrase_for(arguments: argparse.Namespace, place: Path | BlobAccess) -> Secret:
+    """The key of an image, asked for after the image was found to be protected as required.
+
+    Raises:
+        ProtectionTooWeak: it is protected less.
+        KeyUnavailable: the key could not be had.
+    """
+    from encfs.opening import check_before_key
+
+    await check_before_key(place, unlock_options(arguments))
+    return await key_source(arguments).passphrase()
 
 
 def key_source(arguments: argparse.Namespace) -> KeySource:

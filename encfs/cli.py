@@ -21,7 +21,7 @@ from encfs.arguments import (
     add_unlock_options,
     command,
     deadline_of,
-    key_source,
+    passphrase_for,
     place_of,
     run_trio,
     unlock_options,
@@ -128,7 +128,7 @@ def _expose(arguments: argparse.Namespace) -> None:
     async def run() -> None:
         check_available()
         check_mount_point(arguments.directory)
-        passphrase = await key_source(arguments).passphrase()
+        passphrase = await passphrase_for(arguments, place)
         volume = await open_volume(
             place, passphrase, read_only=arguments.read_only, options=unlock_options(arguments)
         )
@@ -188,7 +188,7 @@ def _serve_mount(arguments: argparse.Namespace, on_ready: Callable[[], None]) ->
     async def run() -> None:
         check_available()
         check_mount_point(arguments.mount_point)
-        passphrase = await key_source(arguments).passphrase()
+        passphrase = await passphrase_for(arguments, place)
         volume = await open_volume(
             place,
             passphrase,

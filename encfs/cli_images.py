@@ -18,7 +18,7 @@ from encfs.arguments import (
     add_place,
     add_unlock_options,
     command,
-    key_source,
+    passphrase_for,
     place_of,
     run_trio,
     unlock_options,
@@ -142,22 +142,38 @@ def _add_check(commands: Commands) -> None:
         "check",
         _check,
         "Check an image with its key: header, keyslot, digest and file system. Changes nothing.",
+        "--deep reads and verifies every block of a volume with integrity, or of a sealed one with its\n"
+        "--root-hash, and names the files that are damaged.",
     )
     add_place(parser)
     add_unlock_options(parser)
+    parser.add_argument("--deep", action="store_true", help="verify every block")
+    parser.add_argument(
+        "--state", type=Path, metavar="FILE", help="with --deep: an interrupted check goes on from it"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress line on a terminal")
     parser.add_argument("--json", action="store_true")
 
 
 def _check(arguments: argparse.Namespace) -> int:
     from encfs.checking import Finding, check_image
+    from encfs.deepcheck import check_deep
     from encfs.fuse import check_available
 
     place = place_of(arguments)
+    if arguments.state is not None and not arguments.deep:
+        raise UsageError("--state without --deep")
 
     async def run() -> list[Finding]:
         check_available()
-        passphrase = await key_source(arguments).passphrase()
-        return await check_image(place, passphrase, unlock_options(arguments))
+        passphrase = await passphrase_for(arguments, place)
+        options = unlock_options(arguments)
+        found = await check_image(place, passphrase, options)
+        if arguments.deep:
+            show = not (arguments.quiet or arguments.json)
+            damage = await check_deep(place, passphrase, options, state=arguments.state, show=show)
+            found.append(Finding("data", damage.none, damage.text()))
+        return found
 
     findings = run_trio(run)
     if arguments.json:
@@ -166,6 +182,8 @@ def _check(arguments: argparse.Namespace) -> int:
         for finding in findings:
             print(f"{'ok' if finding.ok else 'BAD':4} {finding.name:12} {finding.detail}")
     broken = [finding.name for finding in findings if not finding.ok]
+    if "data" in broken:
+        return ExitCode.TAMPERED
     if "file system" in broken:
         return ExitCode.FILE_SYSTEM
     return ExitCode.IMAGE if broken else ExitCode.OK
@@ -192,7 +210,7 @@ def _extract(arguments: argparse.Namespace) -> None:
 
     async def run() -> int:
         check_available()
-        passphrase = await key_source(arguments).passphrase()
+        passphrase = await passphrase_for(arguments, place)
         return await extract(place, arguments.directory, passphrase, unlock_options(arguments))
 
     print(f"{arguments.directory}: {run_trio(run)} entries")

@@ -18,6 +18,7 @@
     |   |   |-- ForbiddenCipher    13  a null, weak or unknown cipher
     |   |   |-- UnsupportedFeature 13  a requirement, flag, type or field we do not know, by name
     |   |   `-- KdfCostTooHigh     13  unlocking costs more time or memory than allowed
+    |   |-- ProtectionTooWeak      19  protected less than the settings require; nothing was opened
     |   |-- HeaderNotAuthentic     16  the header's MAC is wrong, or missing where one is required
     |   |-- ImageMissing           14  no such image, or it cannot be opened
     |   |-- ImageBusy              15  another process, or another machine's lease, holds the image
@@ -79,6 +80,7 @@ class ExitCode(IntEnum):
     HEADER_NOT_AUTHENTIC = 16
     UNSUITABLE_BLOB = 17
     HOST_NOT_ALLOWED = 18
+    PROTECTION_TOO_WEAK = 19
     MOUNT_POINT_BUSY = 20
     MOUNT_POINT_MISSING = 21
     NO_FUSE = 22
@@ -344,6 +346,13 @@ class HeaderNotAuthentic(ImageError):
 
     exit_code = ExitCode.HEADER_NOT_AUTHENTIC
     part = "header"
+
+
+class ProtectionTooWeak(ImageError):
+    """The image is protected less than the settings require."""
+
+    exit_code = ExitCode.PROTECTION_TOO_WEAK
+    part = "profile"
 
 
 class KeyUnusable(KeyUnavailable):

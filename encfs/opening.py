@@ -23,6 +23,7 @@ from encfs.errors import EncfsError, ImageError, TruncatedImage, UsageError
 from encfs.keys import Secret
 from encfs.luks2.kdf import KdfLimits
 from encfs.luks2.unlock import Header, Unlocked, read_header, unlock
+from encfs.protection import Protection, check_protection, level_of
 from encfs.session import Volume
 from encfs.verity.verified import Verified, sealed_size
 from encfs.volume import SegmentGeometry, VerityOrder
@@ -44,6 +45,7 @@ class UnlockOptions:
         require_authenticated: refuse a header without MAC.
         accept_changed_header: unlock although the MAC is wrong; only to sign the header anew.
         root_hash: of the hash tree, 32 bytes; every block is verified, and the image is read-only.
+        require: the least protection against changes that the image must have.
     """
 
     header: Path | None = None
@@ -52,6 +54,7 @@ class UnlockOptions:
     require_authenticated: bool = False
     accept_changed_header: bool = False
     root_hash: bytes | None = None
+    require: Protection | None = None
 
 
 S = TypeVar("S", FileDevice, "BlobDevice")
@@ -136,6 +139,7 @@ def open_image(
             data_size = None if header_path is None else source.size
             reader = verified or header_source
             header = read_header(reader.read_exactly, reader.size, data_size=data_size)
+            _check_level(header, verified, options)
         stack.pop_all()
     return Image(path, source, header_source, header, verified)
 
@@ -165,11 +169,14 @@ def _read_blob_header(access: BlobAccess, source: BlobDevice, options: UnlockOpt
         with naming(access):
             verified = _verified(source, options, read_only=source.read_only)
             reader = verified or source
-            return Image(access, source, source, read_header(reader.read_exactly, reader.size), verified)
+            header = read_header(reader.read_exactly, reader.size)
+            _check_level(header, verified, options)
+            return Image(access, source, source, header, verified)
     header_source = open_file(options.header, read_only=True, lock=False)
     try:
         with naming(options.header):
             header = read_header(header_source.read_exactly, header_source.size, data_size=source.size)
+            _check_level(header, None, options)
     except BaseException:
         header_source.close()
         raise
@@ -197,6 +204,23 @@ def _verified(
     if not read_only:
         raise UsageError("a root hash with a writable image", hint="add --read-only")
     return Verified(source.read_exactly, source.size, options.root_hash)
+
+
+def _check_level(header: Header, verified: Verified | None, options: UnlockOptions | None) -> None:
+    seen = level_of(integrity=header.segment.integrity, verified=verified is not None)
+    check_protection(options.require if options is not None else None, seen)
+
+
+async def check_before_key(place: Path | BlobAccess, options: UnlockOptions) -> None:
+    """Refuse an image below the level required before its key is asked for; looks at nothing otherwise.
+
+    Raises:
+        ProtectionTooWeak: it is below.
+        ImageError, StoreError: what else is wrong with the image, or with the way to it.
+    """
+    if options.require is not None:
+        image = await open_place(place, options, read_only=True, lock=False)
+        await image.aclose()
 
 
 async def open_volume(

@@ -6,9 +6,9 @@ carries the first one out. Two conditions of the service prevent it:
 - Every write names the blob's sequence number. After a write without an answer the number is raised before
   anything else is written, so what is still on its way is refused from then on. Writes that carry one number
   may be under way together.
-- A write that is alone also names the ETag that the last one left behind, so that a change by anybody else,
-  which the lease should have prevented, is noticed. Together with others it names `*`: any of them may be
-  first, and each changes the ETag.
+- A write that starts alone also names the ETag that the last one left behind, so that a change by anybody
+  else, which the lease should have prevented, is noticed; others wait for it. Writes together name `*`: any
+  of them may be first, and each changes the ETag.
 
 Rules: what may have been carried out counts as if it had not ended; a number that somebody else changed means
 that somebody else writes.
@@ -48,6 +48,8 @@ class Fence:
         self._exact = True  # `etag` is the blob's, unless somebody else writes
         self._sequence = properties.sequence
         self._unanswered = -1  # highest number that a write without an answer carried
+        self._waiting = 0
+        self._solo: trio.Event | None = None  # set when the write that is alone has ended
         self._late = 0  # raises without an answer
         self._under_way = 0
         self._started = 0
@@ -62,8 +64,13 @@ class Fence:
             StoreUnavailable: not known whether it was carried out.
         """
         await self._raise()
-        sequence, exact, first = self._sequence, self._exact, self._under_way == 0
-        alone = exact and first
+        while self._solo is not None:
+            await self._wait(self._solo)
+            await self._raise()
+        sequence, first = self._sequence, self._under_way == 0
+        alone = first and self._exact
+        if alone:
+            self._solo = trio.Event()
         conditions = {
             "x-ms-lease-id": self._lease.lease_id,
             "x-ms-if-sequence-number-eq": str(sequence),
@@ -76,16 +83,28 @@ class Fence:
         try:
             reply = await self._counted("comp=page", headers, doing, part, sequence)
         except ImageChanged:
-            if not self._is_ours(alone, fenced=self._sequence != sequence, followed=self._started != number):
+            if not self._is_ours(alone, fenced=self._sequence != sequence):
                 raise
             self._exact = False
             return False
-        self._note(reply, exact=first and self._started == number)
+        finally:
+            if alone and self._solo is not None:
+                self._solo.set()
+                self._solo = None
+        # Those that wait go together then: were the ETag known, each would go alone.
+        self._note(reply, exact=first and self._started == number and not self._waiting)
         return True
 
-    def _is_ours(self, alone: bool, *, fenced: bool, followed: bool) -> bool:
+    async def _wait(self, solo: trio.Event) -> None:
+        self._waiting += 1
+        try:
+            await solo.wait()
+        finally:
+            self._waiting -= 1
+
+    def _is_ours(self, alone: bool, *, fenced: bool) -> bool:
         """Whether a request of our own explains a condition that was not met."""
-        if fenced or (alone and followed):
+        if fenced:
             return True
         if alone and self._late:
             self._late -= 1

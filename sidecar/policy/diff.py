@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sidecar.policy.containers import IdName
 from sidecar.policy.digest import FoundPolicy
 from sidecar.policy.inspect_text import Paint, command_line, shown
 from sidecar.policy.parse import parse_policy
@@ -25,7 +26,6 @@ from sidecar.policy.parse_model import (
     Container,
     EnvRule,
     FragmentImport,
-    IdName,
     Mount,
     Policy,
 )

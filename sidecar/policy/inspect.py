@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sidecar.policy.containers import Capabilities, IdName
 from sidecar.policy.inspect_text import Paint, command_line, count, shown
-from sidecar.policy.parse_model import CAPABILITY_SETS, Capabilities, Container, EnvRule, IdName, Policy
+from sidecar.policy.parse_model import CAPABILITY_SETS, Container, EnvRule, Policy
 
 _UNPRIVILEGED, _PRIVILEGED = 14, 41
 _OPEN_DOOR = "any container of any image may run: this policy protects nothing"

@@ -60,6 +60,12 @@ def is_clean(remote: Remote) -> bool:
     return "ok   file system  clean" in result.out
 
 
+def tell(remote: Remote) -> None:
+    """For the fault table of docs/remote.md: what was injected (`pytest -rP` shows it)."""
+    faults = dict(sorted(remote.proxy.injected.items()))
+    print(f"requests {dict(remote.proxy.requests)}, injected {faults}")
+
+
 def run_fsx(remote: Remote, seconds: float, seed: int) -> None:
     remote.mount("--cache-size", "16M", "--write-delay", "0.2")
     bad_weather(remote)
@@ -69,6 +75,7 @@ def run_fsx(remote: Remote, seconds: float, seed: int) -> None:
     remote.unmount()
     assert is_clean(remote)
     assert set(remote.proxy.injected) >= set(WEATHER), "every fault was injected"
+    tell(remote)
 
 
 def test_random_operations_agree_with_a_model(remote: Remote) -> None:
@@ -90,6 +97,7 @@ def test_fio_verifies_what_it_wrote(remote: Remote, size: str) -> None:
     fair_weather(remote)
     remote.unmount()
     assert is_clean(remote)
+    tell(remote)
 
 
 def kill_and_verify(remote: Remote, clients: Clients, chance: random.Random, number: int) -> int:
@@ -120,6 +128,7 @@ def test_a_killed_driver_loses_nothing_acknowledged(remote: Remote, clients: Cli
     chance = random.Random(times)
     records = [kill_and_verify(remote, clients, chance, number) for number in range(times)]
     assert sum(records) > 2 * times, "the writer got somewhere"
+    print(f"{times} drivers killed, {sum(records)} records acknowledged and found")
 
 
 def outage(remote: Remote, clients: Clients, seconds: float, deadline: float) -> None:
