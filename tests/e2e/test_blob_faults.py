@@ -42,6 +42,8 @@ def remote(commands: Commands, azurite: BlobService, clients: Clients) -> Iterat
             proxy.come_back()
             proxy.flow()
             tear_down(commands.folder / "run", commands.folder)
+            for path in (commands.folder / "run").glob("*.log"):
+                print(path.read_text())  # shown when a test fails
 
 
 def bad_weather(remote: Remote) -> None:
@@ -93,7 +95,7 @@ def test_fio_verifies_what_it_wrote(remote: Remote, size: str) -> None:
     bad_weather(remote)
     words = ["fio", "--name=v", f"--directory={remote.mnt}", f"--size={size}", "--rw=randrw", "--bs=512-64k"]
     words += ["--verify=crc32c", "--verify_fatal=1", "--fsync=64", "--invalidate=1", "--bsrange=512-64k"]
-    run_or_tear_down(remote.commands, *words, timeout=200)
+    run_or_tear_down(remote.commands, *words, timeout=600)
     fair_weather(remote)
     remote.unmount()
     assert is_clean(remote)
@@ -192,3 +194,19 @@ def test_a_refused_condition_makes_the_volume_read_only(remote: Remote, clients:
     ended = remote.commands.run("encfs", "unmount", remote.mnt)
     assert ended.code != 0, "that something was not stored is said"
     verify_store(remote, "store", 1 + len(numbers))
+
+
+def test_fsync_of_one_page_is_one_put(remote: Remote) -> None:
+    plain = remote.commands.folder / "plain"
+    plain.mkdir()
+    url, *rest = remote.words()
+    with remote.commands.serving("encfs", "expose", url, plain, *rest, ready="ready"):
+        fd = os.open(plain / "data", os.O_RDWR)
+        page = os.pread(fd, 4096, 32 << 20)
+        before = remote.proxy.requests["PUT"]
+        for _ in range(5):
+            os.pwrite(fd, page, 32 << 20)
+            os.fsync(fd)
+        # A renewal of the lease may come in between.
+        assert 5 <= remote.proxy.requests["PUT"] - before <= 6
+        os.close(fd)
