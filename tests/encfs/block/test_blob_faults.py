@@ -188,6 +188,34 @@ async def test_a_write_that_is_under_way_when_others_are_fenced_off_is_written_a
     await device.aclose()
 
 
+async def test_a_fence_that_is_raised_but_not_answered_yet_is_ours(
+    network: BadNetwork, device: BlobDevice, autojump_clock: Clock
+) -> None:
+    """A write is refused by the new number before the answer to its raise is here."""
+    handle, slow = network.handle_async_request, [True]
+
+    async def late_answers(request: object) -> object:
+        if slow and request.headers.get("x-ms-range") == "bytes=1024-1535":  # type: ignore[attr-defined]
+            slow.clear()
+            await trio.sleep(5)
+        answer = await handle(request)  # type: ignore[arg-type]
+        if "x-ms-sequence-number-action" in request.headers:  # type: ignore[attr-defined]
+            await trio.sleep(9)
+        return answer
+
+    network.handle_async_request = late_answers  # type: ignore[method-assign,assignment]
+    await device.write(0, b"0" * 512)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(device.write, 0, b"1" * 512)
+        nursery.start_soon(device.write, 1024, b"3" * 512)
+        await trio.sleep(1)
+        network.lose_answers = 1
+        await Retry(device).write(512, b"2" * 512)
+    assert (await network.content())[:1536] == b"1" * 512 + b"2" * 512 + b"3" * 512
+    assert not device.read_only
+    await device.aclose()
+
+
 async def test_a_stranger_among_many_writes_is_noticed_by_the_next_one_alone(
     network: BadNetwork, device: BlobDevice, autojump_clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
