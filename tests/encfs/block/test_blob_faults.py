@@ -175,10 +175,11 @@ async def test_a_write_that_is_under_way_when_others_are_fenced_off_is_written_a
         return await deliver(request)  # type: ignore[arg-type]
 
     network.deliver = delayed  # type: ignore[method-assign,assignment]
-    await device.write(0, b"0" * 512)
+    network.faults.rules = network.faults.parse(["blob/put-page:delay=0.5,times=1"]).rules
     async with trio.open_nursery() as nursery:
         nursery.start_soon(device.write, 0, b"1" * 512)
-        nursery.start_soon(device.write, 1024, b"3" * 512)
+        await trio.sleep(0.1)
+        nursery.start_soon(device.write, 1024, b"3" * 512)  # waits for the one that started alone
         await trio.sleep(1)
         network.lose_answers = 1
         await Retry(device).write(512, b"2" * 512)
@@ -204,10 +205,11 @@ async def test_a_fence_that_is_raised_but_not_answered_yet_is_ours(
         return answer
 
     network.handle_async_request = late_answers  # type: ignore[method-assign,assignment]
-    await device.write(0, b"0" * 512)
+    network.faults.rules = network.faults.parse(["blob/put-page:delay=0.5,times=1"]).rules
     async with trio.open_nursery() as nursery:
         nursery.start_soon(device.write, 0, b"1" * 512)
-        nursery.start_soon(device.write, 1024, b"3" * 512)
+        await trio.sleep(0.1)
+        nursery.start_soon(device.write, 1024, b"3" * 512)  # waits for the one that started alone
         await trio.sleep(1)
         network.lose_answers = 1
         await Retry(device).write(512, b"2" * 512)
