@@ -35,8 +35,8 @@ MAX_SMALL_BODY = 64 << 10
 ATTEMPT_SECONDS = 30.0
 _CONNECT_SECONDS = 5.0
 _CONNECTIONS = 32
-# Shorter than what servers, and what stands before them, allow an idle connection: each one that was closed on
-# the way costs a request and a pause.
+# Shorter than what servers, and what stands before them, allow an idle connection: each one that was closed
+# on the way costs a request and a pause.
 _IDLE_SECONDS = 4.0
 _KEPT_TARGETS = 16
 _PIECE = 128 << 10
