@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -107,6 +108,8 @@ def kill_and_verify(remote: Remote, clients: Clients, chance: random.Random, num
     remote.mount("--cache-size", "16M", "--write-delay", "0.05")
     state = state_of(remote.commands.folder / "run")
     folder = remote.mnt / f"store-{number}"
+    if number:
+        shutil.rmtree(remote.mnt / f"store-{number - 1}")  # the volume is small
     writer = clients.start("store", folder)
     time.sleep(chance.uniform(0, 0.7))  # the moment is what is under test
     os.kill(state.driver_pid, signal.SIGKILL)
@@ -123,6 +126,7 @@ def verify_store(remote: Remote, folder: str, acknowledged: int) -> None:
     top = remote.commands.folder
     remote.replay(top, folder)
     run_or_tear_down(remote.commands, *PROGRAM, "verify", top / folder, str(acknowledged), timeout=60)
+    shutil.rmtree(top / folder)
 
 
 @pytest.mark.parametrize("times", [3, pytest.param(100, marks=pytest.mark.slow)])
