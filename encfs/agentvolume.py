@@ -29,6 +29,8 @@ from encfs import agentplace, mount, rundir
 from encfs.agentlog import current_volume
 from encfs.agentplace import Place
 from encfs.agentsession import HeldFileSystem, drain, is_settled
+from encfs.anchoring import AnchorStore, FileAnchor
+from encfs.azure import VaultAnchor
 from encfs.blobs import BlobAccess
 from encfs.errors import EncfsError, ImageBusy, MountError, first_error
 from encfs.keys import Secret
@@ -274,7 +276,17 @@ class AgentVolume:
             require_authenticated=self.settings.require_authenticated_header,
             root_hash=self.settings.root_hash,
             require=self.settings.require,
+            anchor=self._anchor(),
+            # Once: an agent that mounts again must not take an older image for the one it had.
+            accept_rollback=self.settings.accept_rollback and self.state is State.STARTING,
         )
+
+    def _anchor(self) -> AnchorStore | None:
+        settings = self.settings
+        if settings.anchor == "vault" and settings.key is not None:
+            token = settings.bearer_token
+            return VaultAnchor(settings.key, os.environ, client_id=settings.client_id, access_token=token)
+        return FileAnchor(Path(settings.anchor)) if settings.anchor else None
 
     def _write_state(self, session: Session, shown: Path, loop: int | None) -> None:
         assert session.driver is not None

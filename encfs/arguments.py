@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias, TypeVar
 from encfs.errors import UsageError
 
 if TYPE_CHECKING:
+    from encfs.anchoring import AnchorStore
     from encfs.blobs import BlobAccess
     from encfs.block.cachesettings import CacheSettings
     from encfs.keys import Secret
@@ -214,7 +215,17 @@ def add_unlock_options(parser: argparse.ArgumentParser, *, required: bool = True
     parser.add_argument(
         "--require",
         metavar="LEVEL",
-        help="refuse an image protected less than that, before a key is asked for: integrity or verity",
+        help="refuse an image protected less, before a key is asked for: integrity, rollback or verity",
+    )
+    parser.add_argument(
+        "--anchor",
+        metavar="FILE|vault",
+        help="refuse an image older than the last one mounted; in a file, or a tag of the vault's key",
+    )
+    parser.add_argument(
+        "--accept-rollback",
+        action="store_true",
+        help="mount an image older than its anchor, and anchor it anew",
     )
     parser.add_argument(
         "--root-hash", metavar="HEX", help="verify every block against this hash tree; implies read-only"
@@ -236,7 +247,25 @@ def unlock_options(arguments: argparse.Namespace) -> UnlockOptions:
         require_authenticated=arguments.require_authenticated_header,
         root_hash=None if arguments.root_hash is None else parse_root_hash(arguments.root_hash),
         require=None if arguments.require is None else parse_protection(arguments.require),
+        anchor=_anchor(arguments),
+        accept_rollback=arguments.accept_rollback,
     )
+
+
+def _anchor(arguments: argparse.Namespace) -> AnchorStore | None:
+    if arguments.anchor is None:
+        if arguments.accept_rollback:
+            raise UsageError("--accept-rollback without --anchor")
+        return None
+    if arguments.anchor == "vault":
+        if arguments.key_config is None:
+            raise UsageError("--anchor vault without --key-config", hint="which key's tag? or give a file")
+        from encfs.azure import vault_anchor
+
+        return vault_anchor(Path(arguments.key_config))
+    from encfs.anchoring import FileAnchor
+
+    return FileAnchor(Path(arguments.anchor))
 
 
 async def passphrase_for(arguments: argparse.Namespace, place: Path | BlobAccess) -> Secret:

@@ -41,6 +41,7 @@
     |   |-- Tampered               43  data that is not what a hash tree or an authentication tag says
     |   |-- StoreUnavailable        7  no answer, or a busy store: the same request may succeed later
     |   |-- AccessDenied           40  the store does not accept who we are, or what we may do
+    |   |-- RolledBack             44  older than what was anchored of it, or another volume
     |   |-- ImageChanged           42  the image was replaced while it was read
     |   `-- ReadOnlyDevice          7  a write reached a read-only device (EROFS)
     |       `-- LeaseLost          41  the blob's lease is gone: read-only from here on (EROFS)
@@ -95,6 +96,7 @@ class ExitCode(IntEnum):
     LEASE_LOST = 41
     IMAGE_CHANGED = 42
     TAMPERED = 43
+    ROLLED_BACK = 44
     INTERRUPTED = 130
 
 
@@ -178,6 +180,13 @@ class Tampered(StoreError):
     """Data is not what a hash tree or an authentication tag says; it never reaches a reader."""
 
     exit_code = ExitCode.TAMPERED
+    part = "data"
+
+
+class RolledBack(StoreError):
+    """The volume is older than what was anchored of it, or another one."""
+
+    exit_code = ExitCode.ROLLED_BACK
     part = "data"
 
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
 
+from encfs.anchoring import AnchorStore, begin
 from encfs.blobs import BlobAccess, open_access
 from encfs.block.file import FileDevice, open_file
 from encfs.errors import EncfsError, ImageError, TruncatedImage, UsageError
@@ -46,6 +47,8 @@ class UnlockOptions:
         accept_changed_header: unlock although the MAC is wrong; only to sign the header anew.
         root_hash: of the hash tree, 32 bytes; every block is verified, and the image is read-only.
         require: the least protection against changes that the image must have.
+        anchor: what tells an older image from the last one; None for nothing.
+        accept_rollback: open an image that is older than its anchor, once.
     """
 
     header: Path | None = None
@@ -55,6 +58,8 @@ class UnlockOptions:
     accept_changed_header: bool = False
     root_hash: bytes | None = None
     require: Protection | None = None
+    anchor: AnchorStore | None = None
+    accept_rollback: bool = False
 
 
 S = TypeVar("S", FileDevice, "BlobDevice")
@@ -207,8 +212,13 @@ def _verified(
 
 
 def _check_level(header: Header, verified: Verified | None, options: UnlockOptions | None) -> None:
-    seen = level_of(integrity=header.segment.integrity, verified=verified is not None)
-    check_protection(options.require if options is not None else None, seen)
+    if options is None:
+        return
+    if verified is not None and options.anchor is not None:
+        raise UsageError("an anchor with a root hash", hint="a root hash alone tells every older image")
+    integrity = header.segment.integrity
+    seen = level_of(integrity=integrity, anchored=options.anchor is not None, verified=verified is not None)
+    check_protection(options.require, seen)
 
 
 async def check_before_key(place: Path | BlobAccess, options: UnlockOptions) -> None:
@@ -237,13 +247,26 @@ async def open_volume(
     try:
         warn(image)
         unlocked = await trio.to_thread.run_sync(image.unlock, passphrase, options)
+        volume = volume_of(image, unlocked)
+        if options.anchor is None:
+            return volume
+        with naming(place):
+            anchoring = await begin(
+                image.source,
+                volume.name,
+                image.header,
+                unlocked,
+                volume.segment,
+                options.anchor,
+                accept_rollback=options.accept_rollback,
+            )
+        return replace(volume, anchoring=anchoring)
     except BaseException:
         with trio.CancelScope(shield=True):
             await image.source.aclose()
         raise
     finally:
         image.close_header()
-    return volume_of(image, unlocked)
 
 
 def volume_of(image: Image[FileDevice] | Image[BlobDevice], unlocked: Unlocked) -> Volume:

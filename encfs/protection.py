@@ -2,6 +2,7 @@
 
     encryption   a changed sector decrypts to garbage, unnoticed; an older one is not noticed either
     integrity    every sector has an authentication tag: a changed one is an error, an older one is not
+    rollback     integrity, and an anchor outside the store: an older volume is refused when it is mounted
     verity       a hash tree with a root hash from elsewhere: every change is an error; read-only
 
 What is asked for comes from settings that the store's owner cannot change. It is held against the header
@@ -18,14 +19,20 @@ from encfs.errors import ProtectionTooWeak, UsageError
 
 
 class Protection(StrEnum):
-    """Levels, the weakest first."""
+    """Levels, the weakest first; each includes those before it."""
 
     ENCRYPTION = "encryption"
     INTEGRITY = "integrity"
+    ROLLBACK = "rollback"
     VERITY = "verity"
 
 
 _ORDER = tuple(Protection)
+_HINTS = {
+    Protection.INTEGRITY: "make the image with encfs create --integrity hmac-sha256, or seal it",
+    Protection.ROLLBACK: "give an image with integrity its --anchor, or seal it and give its root hash",
+    Protection.VERITY: "seal the image (encfs seal) and give its root hash",
+}
 
 
 def parse_protection(text: str) -> Protection:
@@ -37,19 +44,16 @@ def parse_protection(text: str) -> Protection:
     try:
         return Protection(text)
     except ValueError:
-        raise UsageError(
-            f"protection {text[:40]!r}: wanted one of {', '.join(_ORDER)}",
-            hint="a volume that must not be rolled back: seal it, and require verity"
-            if text == "rollback"
-            else "",
-        ) from None
+        raise UsageError(f"protection {text[:40]!r}: wanted one of {', '.join(_ORDER)}") from None
 
 
-def level_of(*, integrity: bool, verified: bool) -> Protection:
-    """The level of an image: does its header claim integrity, was it opened with a root hash?"""
+def level_of(*, integrity: bool, anchored: bool, verified: bool) -> Protection:
+    """The level of an image: does its header claim integrity, has it an anchor, a root hash?"""
     if verified:
         return Protection.VERITY
-    return Protection.INTEGRITY if integrity else Protection.ENCRYPTION
+    if integrity:
+        return Protection.ROLLBACK if anchored else Protection.INTEGRITY
+    return Protection.ENCRYPTION
 
 
 def check_protection(required: Protection | None, seen: Protection) -> None:
@@ -60,10 +64,4 @@ def check_protection(required: Protection | None, seen: Protection) -> None:
     """
     if required is None or _ORDER.index(seen) >= _ORDER.index(required):
         return
-    hints = {
-        Protection.VERITY: "seal the image (encfs seal) and give its root hash",
-        Protection.INTEGRITY: "make the image with encfs create --integrity hmac-sha256, or seal it",
-    }
-    raise ProtectionTooWeak(
-        f"image: protected by {seen} only, wanted {required}; no key was asked for", hint=hints[required]
-    )
+    raise ProtectionTooWeak(f"image: protected by {seen} only, wanted {required}", hint=_HINTS[required])

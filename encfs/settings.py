@@ -44,6 +44,8 @@ class VolumeSettings:
         cache: of a blob.
         root_hash: of the image's hash tree, 32 bytes; every block is verified, and it is read-only.
         require: the least protection against a store that changes the image; None for none.
+        anchor: `vault`, or the absolute path of a file; empty for none.
+        accept_rollback: mount an image older than its anchor, once.
         client_id: of the managed identity that asks vault and store, where there are several.
     """
 
@@ -61,6 +63,8 @@ class VolumeSettings:
     cache: CacheSettings = field(default_factory=sized)
     root_hash: bytes | None = None
     require: Protection | None = None
+    anchor: str = ""
+    accept_rollback: bool = False
     client_id: str = ""
 
     @property

@@ -4,7 +4,8 @@
                     "identity": {"client_id"}},
      "azure_filesystems": [
         {"azure_url" | "image", "azure_url_private", "mount_point", "read_write", "header", "take_over",
-         "require_authenticated_header", "verity_root_hash", "require", "cache_size", "read_ahead",
+         "require_authenticated_header", "verity_root_hash", "require", "anchor", "accept_rollback",
+         "cache_size", "read_ahead",
          "key": {"kid", "kty", "key_ops", "authority": {"endpoint", "tee_type", "api_version"},
                  "akv": {"endpoint", "api_version", "bearer_token"}}
           | "key_url", "maa_endpoint", "bearer_token"  | "raw_key",

@@ -67,6 +67,8 @@ class VolumeReader:
             cache=_cache(volume),
             root_hash=self._root_hash(volume, read_write),
             require=_require(volume),
+            anchor=_anchor(volume, has_key=raw_key is None),
+            accept_rollback=volume.flag("accept_rollback"),
             client_id=self._client_id,
         )
 
@@ -216,3 +218,12 @@ def _require(volume: Member) -> Protection | None:
     except UsageError as exc:
         volume.mistake("require", str(exc))
         return None
+
+
+def _anchor(volume: Member, *, has_key: bool) -> str:
+    text = volume.text("anchor")
+    if text == "vault" and not has_key:
+        volume.mistake("anchor", "vault, but the key is a raw one; wanted a file")
+    elif text not in ("", "vault") and not os.path.isabs(text):
+        volume.mistake("anchor", f"{text[:100]!r}, wanted vault or an absolute path")
+    return text

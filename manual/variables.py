@@ -50,8 +50,8 @@ def _constants(target: ast.expr, value: ast.expr) -> Iterator[str]:
         case ast.Name(name), ast.Constant(str(text)) if name.endswith("VARIABLE"):
             yield text
         case ast.Tuple(names), ast.Tuple(values) if len(names) == len(values):
-            for one, text in zip(names, values, strict=True):
-                yield from _constants(one, text)
+            for one, other in zip(names, values, strict=True):
+                yield from _constants(one, other)
 
 
 def _of(owner: ast.expr, name: object) -> Iterator[str]:

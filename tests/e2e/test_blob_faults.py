@@ -42,6 +42,8 @@ def remote(commands: Commands, azurite: BlobService, clients: Clients) -> Iterat
             proxy.come_back()
             proxy.flow()
             tear_down(commands.folder / "run", commands.folder)
+            for path in (commands.folder / "run").glob("*.log"):
+                print(path.read_text())  # shown when a test fails
 
 
 def bad_weather(remote: Remote) -> None:
@@ -60,6 +62,12 @@ def is_clean(remote: Remote) -> bool:
     return "ok   file system  clean" in result.out
 
 
+def tell(remote: Remote) -> None:
+    """For the fault table of docs/remote.md: what was injected (`pytest -rP` shows it)."""
+    faults = dict(sorted(remote.proxy.injected.items()))
+    print(f"requests {dict(remote.proxy.requests)}, injected {faults}")
+
+
 def run_fsx(remote: Remote, seconds: float, seed: int) -> None:
     remote.mount("--cache-size", "16M", "--write-delay", "0.2")
     bad_weather(remote)
@@ -69,6 +77,7 @@ def run_fsx(remote: Remote, seconds: float, seed: int) -> None:
     remote.unmount()
     assert is_clean(remote)
     assert set(remote.proxy.injected) >= set(WEATHER), "every fault was injected"
+    tell(remote)
 
 
 def test_random_operations_agree_with_a_model(remote: Remote) -> None:
@@ -86,10 +95,11 @@ def test_fio_verifies_what_it_wrote(remote: Remote, size: str) -> None:
     bad_weather(remote)
     words = ["fio", "--name=v", f"--directory={remote.mnt}", f"--size={size}", "--rw=randrw", "--bs=512-64k"]
     words += ["--verify=crc32c", "--verify_fatal=1", "--fsync=64", "--invalidate=1", "--bsrange=512-64k"]
-    run_or_tear_down(remote.commands, *words, timeout=200)
+    run_or_tear_down(remote.commands, *words, timeout=600)
     fair_weather(remote)
     remote.unmount()
     assert is_clean(remote)
+    tell(remote)
 
 
 def kill_and_verify(remote: Remote, clients: Clients, chance: random.Random, number: int) -> int:
@@ -120,6 +130,7 @@ def test_a_killed_driver_loses_nothing_acknowledged(remote: Remote, clients: Cli
     chance = random.Random(times)
     records = [kill_and_verify(remote, clients, chance, number) for number in range(times)]
     assert sum(records) > 2 * times, "the writer got somewhere"
+    print(f"{times} drivers killed, {sum(records)} records acknowledged and found")
 
 
 def outage(remote: Remote, clients: Clients, seconds: float, deadline: float) -> None:
@@ -183,3 +194,19 @@ def test_a_refused_condition_makes_the_volume_read_only(remote: Remote, clients:
     ended = remote.commands.run("encfs", "unmount", remote.mnt)
     assert ended.code != 0, "that something was not stored is said"
     verify_store(remote, "store", 1 + len(numbers))
+
+
+def test_fsync_of_one_page_is_one_put(remote: Remote) -> None:
+    plain = remote.commands.folder / "plain"
+    plain.mkdir()
+    url, *rest = remote.words()
+    with remote.commands.serving("encfs", "expose", url, plain, *rest, ready="ready"):
+        fd = os.open(plain / "data", os.O_RDWR)
+        page = os.pread(fd, 4096, 32 << 20)
+        before = remote.proxy.requests["PUT"]
+        for _ in range(5):
+            os.pwrite(fd, page, 32 << 20)
+            os.fsync(fd)
+        # A renewal of the lease may come in between.
+        assert 5 <= remote.proxy.requests["PUT"] - before <= 6
+        os.close(fd)

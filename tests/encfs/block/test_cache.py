@@ -13,7 +13,7 @@ from fakes.faulty_device import PAGE, Fault, FaultyDevice
 from trio.testing import MockClock
 
 from encfs.block.cache import Cache, open_cache, serve_cache
-from encfs.block.cachesettings import DEMAND, CacheSettings, parse_bytes, sized
+from encfs.block.cachesettings import BLOCK_OVERHEAD, DEMAND, CacheSettings, parse_bytes, sized
 from encfs.block.device import BlockDevice, read
 from encfs.block.memory import MemoryDevice
 from encfs.errors import ReadOnlyDevice, StoreError, UsageError
@@ -36,7 +36,7 @@ def small(**changes: float) -> CacheSettings:
         "delay": 1.0,
     } | changes
     fetching = words["fetch_bytes"] * DEMAND + words["ahead_bytes"] * words["fetches"]
-    size = fetching + words["put_bytes"] * words["puts"] + 24 * BLOCK
+    size = fetching + words["put_bytes"] * words["puts"] + 24 * (BLOCK + BLOCK_OVERHEAD)
     return CacheSettings(size_bytes=int(size), **words)  # type: ignore[arg-type]
 
 
@@ -346,8 +346,9 @@ class TestSettings:
     def test_everything_lies_inside_the_size(self, size: int) -> None:
         settings = sized(size)
         fetching = settings.fetch_bytes * DEMAND + settings.ahead_bytes * settings.fetches
-        whole = fetching + settings.put_bytes * settings.puts + settings.slots * settings.block_bytes
-        assert size - settings.block_bytes < whole <= size
+        block = settings.block_bytes + BLOCK_OVERHEAD
+        whole = fetching + settings.put_bytes * settings.puts + settings.slots * block
+        assert size - block < whole <= size
 
     @pytest.mark.parametrize(
         ("text", "value"), [("0", 0), ("65536", 65536), ("64k", 65536), ("256M", 256 << 20), ("1G", 1 << 30)]

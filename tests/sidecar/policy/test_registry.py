@@ -377,7 +377,7 @@ async def test_a_token_that_expires_is_asked_for_again(
 
     http = Http(tls_context(), transport=httpx.MockTransport(answer))
     name = RegistryName("reg.example", "team/app", "v1")
-    async with open_registry(name, environ, http=http, identity=GivenToken("")) as registry:
+    async with open_registry(name, environ, http=http, identity=GivenToken("entra")) as registry:
         path = f"blobs/{DESCRIPTOR.digest}"
         assert (await registry.get(path)).body == BLOB
         good += "y"  # the first token is worth nothing any more
@@ -414,7 +414,7 @@ async def test_hashing_can_be_cancelled(environ: dict[str, str]) -> None:
     http = Http(tls_context(), transport=httpx.MockTransport(answer))
     name = RegistryName("reg.example", "team/app", "v1")
     with trio.fail_after(20):
-        async with open_registry(name, environ, http=http, identity=GivenToken("")) as registry:
+        async with open_registry(name, environ, http=http, identity=GivenToken("entra")) as registry:
             opened = await trio.to_thread.run_sync(open_remote, registry, name, Platform())
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trio.to_thread.run_sync, hash_opened, opened)
