@@ -21,33 +21,8 @@ from enum import StrEnum
 from typing import Literal
 
 from sidecar.errors import MalformedInput
-from sidecar.policy.parse_model import Capabilities, ExecProcess, IdName
-from sidecar.policy.parse_model import User as UserRule
+from sidecar.policy.members import ANYBODY, Capabilities, ExecProcess, JsonObject, UserRule
 
-JsonObject = dict[str, object]
-__all__ = [
-    "Capabilities",
-    "ContainerEntry",
-    "ContainerGroup",
-    "ContainerSpec",
-    "EnvRule",
-    "ExecProcess",
-    "IdName",
-    "JsonObject",
-    "Mount",
-    "Scenario",
-    "SecurityContext",
-    "UserRule",
-    "check_names",
-    "check_path",
-    "check_re2",
-    "escape_re2",
-    "literal_env",
-    "pattern_env",
-    "wildcard_env",
-]
-
-ANYONE = UserRule()
 MAX_CONTAINERS = 256
 _MAX_PATTERN = 4096  # characters of a pattern from outside
 _PLAIN_PATTERN = re.compile(r"\.[*+]")
@@ -140,7 +115,7 @@ class ContainerEntry:
     mounts: tuple[Mount, ...] = ()
     exec_processes: tuple[ExecProcess, ...] = ()
     signals: tuple[int, ...] = ()
-    user: UserRule = ANYONE
+    user: UserRule = ANYBODY
     working_dir: str = "/"
     allow_elevated: bool = False
     allow_stdio_access: bool = True

@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import Literal, NoReturn, TypeVar
 
 from sidecar.errors import MalformedInput
-from sidecar.policy.containers import Capabilities, ExecProcess, IdName, UserRule
-from sidecar.policy.parse_model import CAPABILITY_SETS, Container, EnvRule, FragmentImport, Mount
+from sidecar.policy.members import CAPABILITY_SETS, Capabilities, ExecProcess, IdName, UserRule
+from sidecar.policy.parse_model import Container, EnvRule, FragmentImport, Mount
 
 T = TypeVar("T")
 Word = TypeVar("Word", bound=str)

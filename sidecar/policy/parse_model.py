@@ -13,11 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sidecar.policy.containers import Capabilities, ExecProcess, JsonObject, UserRule
+from sidecar.policy.members import ANYBODY, Capabilities, ExecProcess, JsonObject, UserRule
 
-# What a policy that says nothing of users admits.
-ANYBODY = UserRule()
-CAPABILITY_SETS = ("ambient", "bounding", "effective", "inheritable", "permitted")
 FLAGS = (
     "allow_properties_access",
     "allow_dump_stacks",

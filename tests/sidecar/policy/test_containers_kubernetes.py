@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import MalformedInput
-from sidecar.policy.containers import ContainerSpec, EnvRule, ExecProcess
+from sidecar.policy.containers import ContainerSpec, EnvRule
 from sidecar.policy.containers_kubernetes import Pod, kubernetes_pods
 from sidecar.policy.containers_yaml import read_documents
 from sidecar.policy.generate_sources import yaml_source
+from sidecar.policy.members import ExecProcess
 
 
 def no(question: str) -> bool:
