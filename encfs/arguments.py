@@ -6,9 +6,9 @@ Kind: entry
 from __future__ import annotations
 
 import argparse
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeAlias, TypeVar
 
 from encfs.errors import UsageError
 
@@ -41,6 +41,20 @@ def run_trio(work: Callable[..., Awaitable[R]], *arguments: object) -> R:
     import trio
 
     return trio.run(work, *arguments)
+
+
+class ShowVersion(argparse.Action):
+    """--version; looks it up only when asked."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help="print the version, and end")
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> NoReturn:
+        """Print it and end."""
+        from encfs import __version__
+
+        print(f"{parser.prog} {__version__}")
+        parser.exit()
 
 
 def command(

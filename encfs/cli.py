@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from encfs import __version__, cli_agent, cli_bench, cli_images, cli_keys, cli_upload
+from encfs import cli_agent, cli_bench, cli_images, cli_keys, cli_upload
 from encfs.arguments import (
     Commands,
+    ShowVersion,
     add_place,
     add_serving_options,
     add_unlock_options,
@@ -86,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"encfs {__version__}")
+    parser.add_argument("--version", action=ShowVersion)
     parser.add_argument("--verbose", action="store_true", help="log everything, and show tracebacks")
     parser.set_defaults(info=False)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

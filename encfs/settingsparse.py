@@ -59,6 +59,16 @@ def parse_settings(text: str | bytes, name: str = VARIABLE, *, allow_raw_key: bo
         raise UsageError(f"{name}: {exc}", hint=_HINT) from exc
     mistakes = Mistakes()
     root = Member(top, "", mistakes)
+    settings = read_settings(root, mistakes, allow_raw_key=allow_raw_key)
+    if mistakes.found:
+        count = len(mistakes.found)
+        many = f"{count} mistakes: " if count > 1 else ""
+        raise UsageError(f"{name}: {many}" + "; ".join(mistakes.found), hint=_HINT)
+    return settings
+
+
+def read_settings(root: Member, mistakes: Mistakes, *, allow_raw_key: bool) -> AgentSettings:
+    """Read the object; when there are mistakes, the value is not to be used."""
     certcache, client_id = _azure_info(root.part("azure_info"))
     listed = root.parts("azure_filesystems")
     if not listed:
@@ -70,10 +80,6 @@ def parse_settings(text: str | bytes, name: str = VARIABLE, *, allow_raw_key: bo
     for mistake in _collisions(volumes):
         mistakes.add(mistake)
     root.finish()
-    if mistakes.found:
-        count = len(mistakes.found)
-        many = f"{count} mistakes: " if count > 1 else ""
-        raise UsageError(f"{name}: {many}" + "; ".join(mistakes.found), hint=_HINT)
     return AgentSettings(volumes, client_id, certcache, tuple(mistakes.warnings))
 
 
