@@ -120,18 +120,21 @@ def _add_info(commands: Commands) -> None:
 
 def _info(arguments: argparse.Namespace) -> None:
     from encfs.luks2.describe import describe, to_json
-    from encfs.opening import UnlockOptions, open_place
+    from encfs.opening import UnlockOptions, find_seal, open_place
 
     place = place_of(arguments)
 
-    async def run() -> tuple[Header, int]:
+    async def run() -> tuple[Header, int, int | None]:
         image = await open_place(place, UnlockOptions(header=arguments.header), read_only=True, lock=False)
-        await image.aclose()
-        return image.header, image.header_source.size
+        try:
+            sealed = await find_seal(image)
+        finally:
+            await image.aclose()
+        return image.header, image.header_source.size, sealed
 
-    header, size = run_trio(run)
+    header, size, sealed = run_trio(run)
     show = to_json if arguments.json else describe
-    print(show(header, size))
+    print(show(header, size, sealed_size=sealed))
     for warning in header.warnings:
         print(f"encfs: warning: image {place}: {warning}", file=sys.stderr)
 
