@@ -22,6 +22,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import report
+from benchmarks.quiet import Quiet
 from benchmarks.systems import MIB, SYSTEMS, Place, missing_programs
 from benchmarks.workloads import Load, make_archive, measure
 
@@ -36,8 +37,9 @@ def main() -> None:
         sys.exit("run as root: loop devices and mounts")
     # Ended from outside, it unmounts everything all the same.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("interrupted"))
-    samples = compare(arguments)
-    text = report.markdown(samples, _today(), machine(), _method(arguments))
+    quiet = Quiet(arguments.patience)
+    samples = compare(arguments, quiet)
+    text = report.markdown(samples, _today(), machine(), f"{_method(arguments)} {quiet}")
     print(text)
     if arguments.save is not None:
         save(arguments.save, samples, text)
@@ -52,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, default=512, metavar="MIB", help="of the file read and written")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2, help="of each random workload")
+    parser.add_argument(
+        "--patience", type=float, default=5, metavar="S", help="wait so long for a quiet moment, each time"
+    )
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), metavar="NAME")
     parser.add_argument("--folder", type=Path, default=_TMPFS, help="where the images are made (tmpfs)")
     parser.add_argument(
@@ -61,14 +66,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def compare(arguments: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
+def compare(arguments: argparse.Namespace, quiet: Quiet) -> dict[str, list[dict[str, float]]]:
     """Samples of each system, one of every round."""
     folder = Path(tempfile.mkdtemp(prefix="benchmark-", dir=arguments.folder))
     samples: dict[str, list[dict[str, float]]] = {name: [] for name in arguments.systems}
     try:
         archive = folder / "archive.tar"
         make_archive(archive)
-        load = Load(arguments.size, arguments.seconds, archive)
+        load = Load(arguments.size, arguments.seconds, archive, quiet.wait)
         with contextlib.ExitStack() as stack:
             mounts = {}
             for number, name in enumerate(arguments.systems):

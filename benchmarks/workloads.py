@@ -7,6 +7,7 @@ import os
 import shutil
 import tarfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -32,25 +33,40 @@ FILES, FILES_PER_FOLDER, FILE_BYTES = 10_000, 100, 1024
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How much of everything: size of the file in MiB, seconds of each random workload, the tar archive."""
+    """How much of everything, and when.
+
+    Attributes:
+        mebibytes: of the file.
+        seconds: of each random workload.
+        archive: what is unpacked.
+        ready: called before each measurement.
+    """
 
     mebibytes: int
     seconds: float
     archive: Path
+    ready: Callable[[], None] = lambda: None
 
 
 def measure(mount_point: Path, load: Load) -> dict[str, float]:
     """One round: every measure of `UNITS`. Leaves the file system as empty as it was."""
     file = mount_point / "file"
-    measured = {WRITE: write_and_fsync(file, load.mebibytes)}
-    drop_caches()
-    measured[COLD] = read(file)
-    measured[HOT] = read(file)
-    measured[READ_1] = random_io(file, load, "randread", "--direct=1", "--numjobs=1")
-    measured[READ_4] = random_io(file, load, "randread", "--direct=1", "--numjobs=4")
-    measured[RANDOM_WRITE] = random_io(file, load, "randwrite", "--fsync=32")
+    steps: dict[str, Callable[[], float]] = {
+        WRITE: lambda: write_and_fsync(file, load.mebibytes),
+        COLD: lambda: read(file),
+        HOT: lambda: read(file),
+        READ_1: lambda: random_io(file, load, "randread", "--direct=1", "--numjobs=1"),
+        READ_4: lambda: random_io(file, load, "randread", "--direct=1", "--numjobs=4"),
+        RANDOM_WRITE: lambda: random_io(file, load, "randwrite", "--fsync=32"),
+        UNTAR: lambda: untar(mount_point / "tree", load.archive),
+    }
+    measured = {}
+    for name, step in steps.items():
+        if name == COLD:
+            drop_caches()
+        load.ready()
+        measured[name] = step()
     file.unlink()
-    measured[UNTAR] = untar(mount_point / "tree", load.archive)
     return measured
 
 

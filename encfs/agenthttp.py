@@ -128,6 +128,7 @@ def snapshot(volume: AgentVolume) -> Snapshot:
         writable=volume.takes_writes(),
         driver_pid=None if driver is None else driver.pid,
         requests=0 if reading is None else reading.begun,
+        tampered=0 if reading is None else reading.tampered,
         in_flight=0 if reading is None else reading.in_flight,
         store=None if reading is None else _store(reading, is_blob=not isinstance(settings.image, str)),
     )

@@ -42,6 +42,7 @@ class Snapshot:
     driver_pid: int | None
     requests: int
     in_flight: int
+    tampered: int
     store: Mapping[str, object] | None
 
 
@@ -79,6 +80,12 @@ _METRICS = (
         "driver_requests_total", "counter", "Requests the driver took from the kernel.", lambda s: s.requests
     ),
     _Metric("driver_requests_in_flight", "gauge", "Requests not answered yet.", lambda s: s.in_flight),
+    _Metric(
+        "verification_failures_total",
+        "counter",
+        "Reads of data that a hash tree or a tag told was changed.",
+        lambda s: s.tampered,
+    ),
     _Metric("store_dirty_bytes", "gauge", "Written, and not known to be stored.", _stored("dirty_bytes")),
     _Metric(
         "store_accepted_generation",

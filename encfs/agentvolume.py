@@ -29,10 +29,12 @@ from encfs import agentplace, mount, rundir
 from encfs.agentlog import current_volume
 from encfs.agentplace import Place
 from encfs.agentsession import HeldFileSystem, drain, is_settled
+from encfs.anchoring import AnchorStore, FileAnchor
+from encfs.azure import VaultAnchor
 from encfs.blobs import BlobAccess
 from encfs.errors import EncfsError, ImageBusy, MountError, first_error
 from encfs.keys import Secret
-from encfs.opening import UnlockOptions, open_volume
+from encfs.opening import UnlockOptions, check_before_key, open_volume
 from encfs.session import Phase, Session, Volume
 from encfs.settings import VolumeSettings
 
@@ -156,6 +158,7 @@ class AgentVolume:
     async def _live(self, on_ready: Callable[[], None]) -> None:
         """One life, from opening the image until the session ended."""
         if self._passphrase is None:
+            await check_before_key(self._image(), self._unlock_options())
             self._passphrase = await self._ask_passphrase()
         shown = next(folder for folder in self.place.folders if folder not in self._held)
         agentplace.make_folder(shown)
@@ -272,7 +275,18 @@ class AgentVolume:
             header=None if header is None else Path(header),
             require_authenticated=self.settings.require_authenticated_header,
             root_hash=self.settings.root_hash,
+            require=self.settings.require,
+            anchor=self._anchor(),
+            # Once: an agent that mounts again must not take an older image for the one it had.
+            accept_rollback=self.settings.accept_rollback and self.state is State.STARTING,
         )
+
+    def _anchor(self) -> AnchorStore | None:
+        settings = self.settings
+        if settings.anchor == "vault" and settings.key is not None:
+            token = settings.bearer_token
+            return VaultAnchor(settings.key, os.environ, client_id=settings.client_id, access_token=token)
+        return FileAnchor(Path(settings.anchor)) if settings.anchor else None
 
     def _write_state(self, session: Session, shown: Path, loop: int | None) -> None:
         assert session.driver is not None

@@ -6,15 +6,17 @@ Kind: entry
 from __future__ import annotations
 
 import argparse
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeAlias, TypeVar
 
 from encfs.errors import UsageError
 
 if TYPE_CHECKING:
+    from encfs.anchoring import AnchorStore
     from encfs.blobs import BlobAccess
     from encfs.block.cachesettings import CacheSettings
+    from encfs.keys import Secret
     from encfs.keysource import KeySource
     from encfs.opening import UnlockOptions
 
@@ -39,6 +41,20 @@ def run_trio(work: Callable[..., Awaitable[R]], *arguments: object) -> R:
     import trio
 
     return trio.run(work, *arguments)
+
+
+class ShowVersion(argparse.Action):
+    """--version; looks it up only when asked."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help="print the version, and end")
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> NoReturn:
+        """Print it and end."""
+        from encfs import __version__
+
+        print(f"{parser.prog} {__version__}")
+        parser.exit()
 
 
 def command(
@@ -197,6 +213,21 @@ def add_unlock_options(parser: argparse.ArgumentParser, *, required: bool = True
         "--require-authenticated-header", action="store_true", help="refuse a header without a right MAC"
     )
     parser.add_argument(
+        "--require",
+        metavar="LEVEL",
+        help="refuse an image protected less, before a key is asked for: integrity, rollback or verity",
+    )
+    parser.add_argument(
+        "--anchor",
+        metavar="FILE|vault",
+        help="refuse an image older than the last one mounted; in a file, or a tag of the vault's key",
+    )
+    parser.add_argument(
+        "--accept-rollback",
+        action="store_true",
+        help="mount an image older than its anchor, and anchor it anew",
+    )
+    parser.add_argument(
         "--root-hash", metavar="HEX", help="verify every block against this hash tree; implies read-only"
     )
     parser.epilog = KEY_CONFIG_HELP
@@ -206,6 +237,7 @@ def unlock_options(arguments: argparse.Namespace) -> UnlockOptions:
     """The options as a value."""
     from encfs.luks2.kdf import KdfLimits
     from encfs.opening import UnlockOptions
+    from encfs.protection import parse_protection
     from encfs.verity.format import parse_root_hash
 
     return UnlockOptions(
@@ -214,7 +246,39 @@ def unlock_options(arguments: argparse.Namespace) -> UnlockOptions:
         keyslot=arguments.keyslot,
         require_authenticated=arguments.require_authenticated_header,
         root_hash=None if arguments.root_hash is None else parse_root_hash(arguments.root_hash),
+        require=None if arguments.require is None else parse_protection(arguments.require),
+        anchor=_anchor(arguments),
+        accept_rollback=arguments.accept_rollback,
     )
+
+
+def _anchor(arguments: argparse.Namespace) -> AnchorStore | None:
+    if arguments.anchor is None:
+        if arguments.accept_rollback:
+            raise UsageError("--accept-rollback without --anchor")
+        return None
+    if arguments.anchor == "vault":
+        if arguments.key_config is None:
+            raise UsageError("--anchor vault without --key-config", hint="which key's tag? or give a file")
+        from encfs.azure import vault_anchor
+
+        return vault_anchor(Path(arguments.key_config))
+    from encfs.anchoring import FileAnchor
+
+    return FileAnchor(Path(arguments.anchor))
+
+
+async def passphrase_for(arguments: argparse.Namespace, place: Path | BlobAccess) -> Secret:
+    """The key of an image, asked for after the image was found to be protected as required.
+
+    Raises:
+        ProtectionTooWeak: it is protected less.
+        KeyUnavailable: the key could not be had.
+    """
+    from encfs.opening import check_before_key
+
+    await check_before_key(place, unlock_options(arguments))
+    return await key_source(arguments).passphrase()
 
 
 def key_source(arguments: argparse.Namespace) -> KeySource:

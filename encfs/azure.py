@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ from sidecar.web import json_response as json_response
 if TYPE_CHECKING:
     from encfs.settings import CertCache
     from sidecar.client import ReleaseClient
+    from sidecar.services import Vault
 
 # The most specific class first.
 _SAME = (
@@ -45,7 +46,8 @@ _SAME = (
     (theirs.UsageError, ours.UsageError),
 )
 # Settings that identity, allow-list and trust are read from; some may be secret.
-_STORE_PREFIXES = ("AZURE_", "IDENTITY_", "MSI_", "IMDS_", "SIDECAR_CA_", "SIDECAR_ALLOWED_")
+_STORE_PREFIXES = ("AZURE_", "IDENTITY_", "MSI_", "IMDS_", "SIDECAR_CA_", "SIDECAR_ALLOWED_", "SSL_CERT_")
+_STORE_NAMES = {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE"}  # what azure-identity reads
 
 
 class ReleasedKeySource:
@@ -65,6 +67,49 @@ class ReleasedKeySource:
         except theirs.SidecarError as exc:
             raise _translated(exc) from exc
         return passphrase_from_jwk(released.jwk(), config.salt, config.label)
+
+
+class VaultAnchor:
+    """An anchor in a tag of the volume's own key; see `encfs.anchoring.AnchorStore`.
+
+    Args:
+        config: which key.
+        environ: identity, allow-list and trust.
+        client_id: of the managed identity, where there are several.
+        access_token: the vault's token, secret, in place of this machine's identity.
+    """
+
+    def __init__(
+        self, config: KeyConfig, environ: Mapping[str, str], *, client_id: str = "", access_token: str = ""
+    ) -> None:
+        self._config = config
+        self._environ = environ
+        self._client_id = client_id
+        self._access_token = access_token
+
+    async def read(self, volume: str) -> str | None:
+        from sidecar.keytags import read_tag
+
+        async with self._vault() as vault:
+            return await read_tag(vault, self._config.kid, f"encfs-anchor-{volume}")
+
+    async def write(self, volume: str, text: str) -> None:
+        from sidecar.keytags import write_tag
+
+        async with self._vault() as vault:
+            await write_tag(vault, self._config.kid, f"encfs-anchor-{volume}", text)
+
+    @asynccontextmanager
+    async def _vault(self) -> AsyncIterator[Vault]:
+        from sidecar.config import SidecarSettings
+        from sidecar.services import open_services
+
+        settings = SidecarSettings(identity=IdentitySettings(client_id=self._client_id))
+        try:
+            async with open_services(self._environ, settings, access_token=self._access_token) as services:
+                yield services.vault(self._config.akv_endpoint)
+        except theirs.SidecarError as exc:
+            raise _translated(exc) from exc
 
 
 class KeyReleaser:
@@ -140,12 +185,25 @@ def released_key_source(path: Path) -> ReleasedKeySource:
     Raises:
         UsageError: the file cannot be read or is wrong.
     """
+    return ReleasedKeySource(_read_key_config(path))
+
+
+def vault_anchor(path: Path) -> VaultAnchor:
+    """The anchor in a tag of the key that a key configuration file names.
+
+    Raises:
+        UsageError: the file cannot be read or is wrong.
+    """
+    return VaultAnchor(_read_key_config(path), os.environ)
+
+
+def _read_key_config(path: Path) -> KeyConfig:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_CONFIG + 1)
     except OSError as exc:
         raise ours.UsageError(f"key configuration {path}: {exc.strerror}") from exc
-    return ReleasedKeySource(parse_key_config(data, f"key configuration {path}"))
+    return parse_key_config(data, f"key configuration {path}")
 
 
 class BlobIdentity:
@@ -208,7 +266,11 @@ def blob_tls(environ: Mapping[str, str]) -> ssl.SSLContext:
 
 def store_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The part of an environment that `blob_identity` and `blob_tls` read; may hold secrets."""
-    return {name: value for name, value in environ.items() if name.startswith(_STORE_PREFIXES)}
+    return {
+        name: value
+        for name, value in environ.items()
+        if name.startswith(_STORE_PREFIXES) or name.upper() in _STORE_NAMES
+    }
 
 
 def listen_on_loopback(port: int) -> socket.socket:

@@ -13,15 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from encfs import __version__, cli_agent, cli_bench, cli_images, cli_keys, cli_upload
+from encfs import cli_agent, cli_bench, cli_images, cli_keys, cli_upload
 from encfs.arguments import (
     Commands,
+    ShowVersion,
     add_place,
     add_serving_options,
     add_unlock_options,
     command,
     deadline_of,
-    key_source,
+    passphrase_for,
     place_of,
     run_trio,
     unlock_options,
@@ -86,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"encfs {__version__}")
+    parser.add_argument("--version", action=ShowVersion)
     parser.add_argument("--verbose", action="store_true", help="log everything, and show tracebacks")
     parser.set_defaults(info=False)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -128,7 +129,7 @@ def _expose(arguments: argparse.Namespace) -> None:
     async def run() -> None:
         check_available()
         check_mount_point(arguments.directory)
-        passphrase = await key_source(arguments).passphrase()
+        passphrase = await passphrase_for(arguments, place)
         volume = await open_volume(
             place, passphrase, read_only=arguments.read_only, options=unlock_options(arguments)
         )
@@ -188,7 +189,7 @@ def _serve_mount(arguments: argparse.Namespace, on_ready: Callable[[], None]) ->
     async def run() -> None:
         check_available()
         check_mount_point(arguments.mount_point)
-        passphrase = await key_source(arguments).passphrase()
+        passphrase = await passphrase_for(arguments, place)
         volume = await open_volume(
             place,
             passphrase,

@@ -11,9 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import trio
-
-from encfs.arguments import BLOB_DEADLINE, FILE_DEADLINE, Commands, command
+from encfs.arguments import BLOB_DEADLINE, FILE_DEADLINE, Commands, command, run_trio
 from encfs.errors import EncfsError, UsageError, first_error
 
 if TYPE_CHECKING:
@@ -113,7 +111,7 @@ def _agent(arguments: argparse.Namespace) -> int | None:
         return None
     residency.keep_heap(8 << 20)
     try:
-        trio.run(_run, arguments, settings)
+        run_trio(_run, arguments, settings)
     except (EncfsError, BaseExceptionGroup) as exc:
         if arguments.log_format != "json" or (error := first_error(exc)) is None:
             raise
@@ -185,6 +183,8 @@ async def _run_with_http(agent: Agent, port: int | None, points: str) -> None:
         bound = listen_on_loopback(0)
     address = f"http://127.0.0.1:{bound.getsockname()[1]}"
     log.info("listening on %s", address)
+    import trio
+
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve_http, AgentApi(agent), bound)
         await agent.run(lambda: print(f"encfs agent: ready {points} {address}", flush=True))
@@ -213,4 +213,4 @@ def _wait(arguments: argparse.Namespace) -> None:
 
     if arguments.timeout < 0:
         raise UsageError(f"timeout {arguments.timeout:g} s: wanted 0 or more")
-    trio.run(wait_for, [path.absolute() for path in arguments.mount_point], arguments.timeout, ready)
+    run_trio(wait_for, [path.absolute() for path in arguments.mount_point], arguments.timeout, ready)

@@ -16,7 +16,7 @@ from encfs.arguments import (
     add_store_options,
     add_unlock_options,
     command,
-    key_source,
+    passphrase_for,
     place_of,
     run_trio,
     unlock_options,
@@ -96,5 +96,5 @@ async def _measure(arguments: argparse.Namespace, options: BenchOptions) -> Repo
     if arguments.image is None:
         return await bench_temporary(arguments.folder or Path(tempfile.gettempdir()), options)
     place = place_of(arguments)
-    passphrase = await key_source(arguments).passphrase()
+    passphrase = await passphrase_for(arguments, place)
     return await bench_image(place, passphrase, options, unlock_options(arguments))

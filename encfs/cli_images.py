@@ -18,7 +18,7 @@ from encfs.arguments import (
     add_place,
     add_unlock_options,
     command,
-    key_source,
+    passphrase_for,
     place_of,
     run_trio,
     unlock_options,
@@ -120,18 +120,21 @@ def _add_info(commands: Commands) -> None:
 
 def _info(arguments: argparse.Namespace) -> None:
     from encfs.luks2.describe import describe, to_json
-    from encfs.opening import UnlockOptions, open_place
+    from encfs.opening import UnlockOptions, find_seal, open_place
 
     place = place_of(arguments)
 
-    async def run() -> tuple[Header, int]:
+    async def run() -> tuple[Header, int, int | None]:
         image = await open_place(place, UnlockOptions(header=arguments.header), read_only=True, lock=False)
-        await image.aclose()
-        return image.header, image.header_source.size
+        try:
+            sealed = await find_seal(image)
+        finally:
+            await image.aclose()
+        return image.header, image.header_source.size, sealed
 
-    header, size = run_trio(run)
+    header, size, sealed = run_trio(run)
     show = to_json if arguments.json else describe
-    print(show(header, size))
+    print(show(header, size, sealed_size=sealed))
     for warning in header.warnings:
         print(f"encfs: warning: image {place}: {warning}", file=sys.stderr)
 
@@ -142,22 +145,38 @@ def _add_check(commands: Commands) -> None:
         "check",
         _check,
         "Check an image with its key: header, keyslot, digest and file system. Changes nothing.",
+        "--deep reads and verifies every block of a volume with integrity, or of a sealed one with its\n"
+        "--root-hash, and names the files that are damaged.",
     )
     add_place(parser)
     add_unlock_options(parser)
+    parser.add_argument("--deep", action="store_true", help="verify every block")
+    parser.add_argument(
+        "--state", type=Path, metavar="FILE", help="with --deep: an interrupted check goes on from it"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress line on a terminal")
     parser.add_argument("--json", action="store_true")
 
 
 def _check(arguments: argparse.Namespace) -> int:
     from encfs.checking import Finding, check_image
+    from encfs.deepcheck import check_deep
     from encfs.fuse import check_available
 
     place = place_of(arguments)
+    if arguments.state is not None and not arguments.deep:
+        raise UsageError("--state without --deep")
 
     async def run() -> list[Finding]:
         check_available()
-        passphrase = await key_source(arguments).passphrase()
-        return await check_image(place, passphrase, unlock_options(arguments))
+        passphrase = await passphrase_for(arguments, place)
+        options = unlock_options(arguments)
+        found = await check_image(place, passphrase, options)
+        if arguments.deep:
+            show = not (arguments.quiet or arguments.json)
+            damage = await check_deep(place, passphrase, options, state=arguments.state, show=show)
+            found.append(Finding("data", damage.none, damage.text()))
+        return found
 
     findings = run_trio(run)
     if arguments.json:
@@ -166,6 +185,8 @@ def _check(arguments: argparse.Namespace) -> int:
         for finding in findings:
             print(f"{'ok' if finding.ok else 'BAD':4} {finding.name:12} {finding.detail}")
     broken = [finding.name for finding in findings if not finding.ok]
+    if "data" in broken:
+        return ExitCode.TAMPERED
     if "file system" in broken:
         return ExitCode.FILE_SYSTEM
     return ExitCode.IMAGE if broken else ExitCode.OK
@@ -197,7 +218,7 @@ def _extract(arguments: argparse.Namespace) -> None:
     async def run() -> int:
         if not arguments.in_memory:
             check_available()
-        passphrase = await key_source(arguments).passphrase()
+        passphrase = await passphrase_for(arguments, place)
         options = unlock_options(arguments)
         return await extract(place, arguments.directory, passphrase, options, memory=arguments.in_memory)
 

@@ -13,7 +13,7 @@ from encfs.arguments import (
     Commands,
     add_unlock_options,
     command,
-    key_source,
+    passphrase_for,
     run_trio,
     unlock_options,
 )
@@ -75,7 +75,7 @@ def _add(arguments: argparse.Namespace) -> None:
     new = read_key_file(arguments.new_key_file)
 
     async def run() -> int:
-        passphrase = await key_source(arguments).passphrase()
+        passphrase = await passphrase_for(arguments, arguments.image)
         return add_key(
             arguments.image,
             passphrase,
@@ -92,7 +92,7 @@ def _remove(arguments: argparse.Namespace) -> None:
     from encfs.rekeying import remove_key
 
     async def run() -> None:
-        passphrase = await key_source(arguments).passphrase()
+        passphrase = await passphrase_for(arguments, arguments.image)
         remove_key(
             arguments.image, passphrase, arguments.remove, unlock_options(arguments), force=arguments.force
         )
@@ -108,7 +108,7 @@ def _rotate(arguments: argparse.Namespace) -> None:
     new = read_key_file(arguments.new_key_file)
 
     async def run() -> None:
-        passphrase = await key_source(arguments).passphrase()
+        passphrase = await passphrase_for(arguments, arguments.image)
         rotate_key(arguments.image, passphrase, new, unlock_options(arguments), kid=arguments.new_kid)
 
     run_trio(run)
@@ -119,7 +119,7 @@ def _authenticate(arguments: argparse.Namespace) -> None:
     from encfs.rekeying import sign_header
 
     async def run() -> None:
-        passphrase = await key_source(arguments).passphrase()
+        passphrase = await passphrase_for(arguments, arguments.image)
         sign_header(arguments.image, passphrase, unlock_options(arguments))
 
     run_trio(run)

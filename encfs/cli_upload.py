@@ -10,9 +10,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-import trio
-
-from encfs.arguments import Commands, add_store_options, blob_of, command
+from encfs.arguments import Commands, add_store_options, blob_of, command, run_trio
 from encfs.errors import UsageError
 
 
@@ -55,7 +53,7 @@ def _upload(arguments: argparse.Namespace) -> None:
         parallel=arguments.parallel,
         progress=not (arguments.quiet or arguments.json),
     )
-    done = trio.run(upload, arguments.image, access, options)
+    done = run_trio(upload, arguments.image, access, options)
     if arguments.json:
         print(json.dumps(asdict(done)))
     else:

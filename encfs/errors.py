@@ -18,6 +18,7 @@
     |   |   |-- ForbiddenCipher    13  a null, weak or unknown cipher
     |   |   |-- UnsupportedFeature 13  a requirement, flag, type or field we do not know, by name
     |   |   `-- KdfCostTooHigh     13  unlocking costs more time or memory than allowed
+    |   |-- ProtectionTooWeak      19  protected less than the settings require; nothing was opened
     |   |-- HeaderNotAuthentic     16  the header's MAC is wrong, or missing where one is required
     |   |-- ImageMissing           14  no such image, or it cannot be opened
     |   |-- ImageBusy              15  another process, or another machine's lease, holds the image
@@ -40,6 +41,7 @@
     |   |-- Tampered               43  data that is not what a hash tree or an authentication tag says
     |   |-- StoreUnavailable        7  no answer, or a busy store: the same request may succeed later
     |   |-- AccessDenied           40  the store does not accept who we are, or what we may do
+    |   |-- RolledBack             44  older than what was anchored of it, or another volume
     |   |-- ImageChanged           42  the image was replaced while it was read
     |   `-- ReadOnlyDevice          7  a write reached a read-only device (EROFS)
     |       `-- LeaseLost          41  the blob's lease is gone: read-only from here on (EROFS)
@@ -79,6 +81,7 @@ class ExitCode(IntEnum):
     HEADER_NOT_AUTHENTIC = 16
     UNSUITABLE_BLOB = 17
     HOST_NOT_ALLOWED = 18
+    PROTECTION_TOO_WEAK = 19
     MOUNT_POINT_BUSY = 20
     MOUNT_POINT_MISSING = 21
     NO_FUSE = 22
@@ -93,6 +96,7 @@ class ExitCode(IntEnum):
     LEASE_LOST = 41
     IMAGE_CHANGED = 42
     TAMPERED = 43
+    ROLLED_BACK = 44
     INTERRUPTED = 130
 
 
@@ -176,6 +180,13 @@ class Tampered(StoreError):
     """Data is not what a hash tree or an authentication tag says; it never reaches a reader."""
 
     exit_code = ExitCode.TAMPERED
+    part = "data"
+
+
+class RolledBack(StoreError):
+    """The volume is older than what was anchored of it, or another one."""
+
+    exit_code = ExitCode.ROLLED_BACK
     part = "data"
 
 
@@ -344,6 +355,13 @@ class HeaderNotAuthentic(ImageError):
 
     exit_code = ExitCode.HEADER_NOT_AUTHENTIC
     part = "header"
+
+
+class ProtectionTooWeak(ImageError):
+    """The image is protected less than the settings require."""
+
+    exit_code = ExitCode.PROTECTION_TOO_WEAK
+    part = "profile"
 
 
 class KeyUnusable(KeyUnavailable):

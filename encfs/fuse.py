@@ -27,7 +27,7 @@ import trio
 from encfs.block.buffers import BufferPool
 from encfs.block.device import BlockDevice
 from encfs.eager import EagerWait, eager_trio
-from encfs.errors import BadRequest, EncfsError, FuseUnavailable, ReadOnlyDevice
+from encfs.errors import BadRequest, EncfsError, FuseUnavailable, ReadOnlyDevice, Tampered
 from encfs.health import Pulse
 
 log = logging.getLogger(__name__)
@@ -37,8 +37,8 @@ _DATA_INODE = 2
 _HANDLE = 1
 # libfuse 3.14 takes requests of at most 256 pages.
 MAX_REQUEST = 1 << 20
-# Requests served at once. A local image is read without waiting, so a few suffice; every worker
-# owns a request buffer of 1 MiB, so this is also a memory figure.
+# Requests served at once. Of a local image's, only large ones overlap (see `encfs.block.aside`), so a few
+# suffice; every worker owns a request buffer of 1 MiB, so this is also a memory figure.
 WORKERS = 4
 
 
@@ -139,6 +139,8 @@ class DataFile(pyfuse3.Operations):
                 await self._device.read_into(off, view)
             return cast(bytes, view)
         except Exception as exc:
+            if isinstance(exc, Tampered):
+                self._pulse.tell_tampered()
             raise _as_errno(exc, "read", off, length) from exc
         finally:
             self._pulse.end()

@@ -6,7 +6,8 @@ allocate memory, and without touching the mount (which would wedge the superviso
 Layout, u64 each in the machine's byte order: beats (grows while the event loop runs), requests begun and
 ended; and of a volume with a cache: requests that its store answered, bytes not stored, number of the last
 write accepted, number up to which all are stored, puts that failed; and of a blob: the lease (0 none, 1 held,
-2 lost), when the store's token expires in Unix seconds (0 for no token).
+2 lost), when the store's token expires in Unix seconds (0 for no token); and of every volume, how often a
+hash tree or a tag told that data was changed.
 
 Kind: adapter
 """
@@ -18,11 +19,12 @@ import os
 import struct
 from dataclasses import dataclass
 
-_PAGE = struct.Struct("=QQQQQQQQQQ")
+_PAGE = struct.Struct("=QQQQQQQQQQQ")
 _STORE = struct.Struct("=QQQQQ")
 _STORE_AT = 24
 _BLOB = struct.Struct("=QQ")
 _BLOB_AT = 64
+_TAMPERED_AT = 10  # in words
 LEASES = ("none", "held", "lost")
 
 
@@ -40,6 +42,7 @@ class Reading:
     failures: int = 0
     lease: int = 0
     token_expiry: int = 0
+    tampered: int = 0
 
     @property
     def in_flight(self) -> int:
@@ -58,6 +61,7 @@ class Pulse:
         self._beats = 0
         self._begun = 0
         self._ended = 0
+        self._tampered = 0
 
     @classmethod
     def create(cls) -> Pulse:
@@ -87,6 +91,11 @@ class Pulse:
     def tell_blob(self, lease: str, token_expiry: int) -> None:
         """Say how a blob's lease, one of `LEASES`, and its token stand."""
         _BLOB.pack_into(self._page, _BLOB_AT, LEASES.index(lease), token_expiry)
+
+    def tell_tampered(self) -> None:
+        """Data was changed: a reader got an error."""
+        self._tampered += 1
+        self._counts[_TAMPERED_AT] = self._tampered
 
     def busy(self) -> bool:
         """Whether a request is being served; for the process that writes the page."""

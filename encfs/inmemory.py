@@ -1,4 +1,4 @@
-"""The plaintext of a volume as a file in memory, for as long as a block of code runs: no FUSE, no mount.
+"""The plaintext of a volume as a file in memory, for as long as a block of code runs: no FUSE, no privileges.
 
 For containers that may nothing at all: `encfs extract --in-memory`. Costs as much memory as the volume is
 large, less what is zero in it. The file has no name in any file system.

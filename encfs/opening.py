@@ -11,18 +11,20 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
 
+from encfs.anchoring import AnchorStore, begin
 from encfs.blobs import BlobAccess, open_access
 from encfs.block.file import FileDevice, open_file
 from encfs.errors import EncfsError, ImageError, TruncatedImage, UsageError
 from encfs.keys import Secret
 from encfs.luks2.kdf import KdfLimits
 from encfs.luks2.unlock import Header, Unlocked, read_header, unlock
+from encfs.protection import Protection, check_protection, level_of
 from encfs.session import Volume
 from encfs.verity.verified import Verified, sealed_size
 from encfs.volume import SegmentGeometry, VerityOrder
@@ -44,6 +46,9 @@ class UnlockOptions:
         require_authenticated: refuse a header without MAC.
         accept_changed_header: unlock although the MAC is wrong; only to sign the header anew.
         root_hash: of the hash tree, 32 bytes; every block is verified, and the image is read-only.
+        require: the least protection against changes that the image must have.
+        anchor: what tells an older image from the last one; None for nothing.
+        accept_rollback: open an image that is older than its anchor, once.
     """
 
     header: Path | None = None
@@ -52,6 +57,9 @@ class UnlockOptions:
     require_authenticated: bool = False
     accept_changed_header: bool = False
     root_hash: bytes | None = None
+    require: Protection | None = None
+    anchor: AnchorStore | None = None
+    accept_rollback: bool = False
 
 
 S = TypeVar("S", FileDevice, "BlobDevice")
@@ -136,6 +144,7 @@ def open_image(
             data_size = None if header_path is None else source.size
             reader = verified or header_source
             header = read_header(reader.read_exactly, reader.size, data_size=data_size)
+            _check_level(header, verified, options)
         stack.pop_all()
     return Image(path, source, header_source, header, verified)
 
@@ -165,11 +174,14 @@ def _read_blob_header(access: BlobAccess, source: BlobDevice, options: UnlockOpt
         with naming(access):
             verified = _verified(source, options, read_only=source.read_only)
             reader = verified or source
-            return Image(access, source, source, read_header(reader.read_exactly, reader.size), verified)
+            header = read_header(reader.read_exactly, reader.size)
+            _check_level(header, verified, options)
+            return Image(access, source, source, header, verified)
     header_source = open_file(options.header, read_only=True, lock=False)
     try:
         with naming(options.header):
             header = read_header(header_source.read_exactly, header_source.size, data_size=source.size)
+            _check_level(header, None, options)
     except BaseException:
         header_source.close()
         raise
@@ -199,6 +211,28 @@ def _verified(
     return Verified(source.read_exactly, source.size, options.root_hash)
 
 
+def _check_level(header: Header, verified: Verified | None, options: UnlockOptions | None) -> None:
+    if options is None:
+        return
+    if verified is not None and options.anchor is not None:
+        raise UsageError("an anchor with a root hash", hint="a root hash alone tells every older image")
+    integrity = header.segment.integrity
+    seen = level_of(integrity=integrity, anchored=options.anchor is not None, verified=verified is not None)
+    check_protection(options.require, seen)
+
+
+async def check_before_key(place: Path | BlobAccess, options: UnlockOptions) -> None:
+    """Refuse an image below the level required before its key is asked for; looks at nothing otherwise.
+
+    Raises:
+        ProtectionTooWeak: it is below.
+        ImageError, StoreError: what else is wrong with the image, or with the way to it.
+    """
+    if options.require is not None:
+        image = await open_place(place, options, read_only=True, lock=False)
+        await image.aclose()
+
+
 async def open_volume(
     place: Path | BlobAccess, passphrase: Secret, *, read_only: bool, options: UnlockOptions | None = None
 ) -> Volume:
@@ -213,13 +247,26 @@ async def open_volume(
     try:
         warn(image)
         unlocked = await trio.to_thread.run_sync(image.unlock, passphrase, options)
+        volume = volume_of(image, unlocked)
+        if options.anchor is None:
+            return volume
+        with naming(place):
+            anchoring = await begin(
+                image.source,
+                volume.name,
+                image.header,
+                unlocked,
+                volume.segment,
+                options.anchor,
+                accept_rollback=options.accept_rollback,
+            )
+        return replace(volume, anchoring=anchoring)
     except BaseException:
         with trio.CancelScope(shield=True):
             await image.source.aclose()
         raise
     finally:
         image.close_header()
-    return volume_of(image, unlocked)
 
 
 def volume_of(image: Image[FileDevice] | Image[BlobDevice], unlocked: Unlocked) -> Volume:
@@ -243,6 +290,12 @@ def volume_of(image: Image[FileDevice] | Image[BlobDevice], unlocked: Unlocked) 
         access=access,
         verity=verity,
     )
+
+
+async def find_seal(image: Image[FileDevice] | Image[BlobDevice]) -> int | None:
+    """Bytes of the image that a hash tree seals, None without one; proves nothing."""
+    source = image.source
+    return await trio.to_thread.run_sync(sealed_size, source.read_exactly, source.size)
 
 
 def warn(image: Image[FileDevice] | Image[BlobDevice]) -> None:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from encfs import mount
+from encfs.anchoring import Anchoring
 from encfs.blobs import BlobAccess, blob_order
 from encfs.block.file import FileDevice
 from encfs.driverproc import DriverProcess, start_driver
@@ -68,7 +69,8 @@ _NEXT = {
 class Volume:
     """An unlocked image: what a session needs to serve it; `for_tools` as in `DriverOrder`.
 
-    `access` says how the driver reaches the blob that `source` is, `verity` by which hash tree it verifies.
+    `access` says how the driver reaches the blob that `source` is, `verity` by which hash tree it verifies,
+    `anchoring` anchors it when it is unmounted.
     """
 
     source: FileDevice | BlobDevice
@@ -79,6 +81,7 @@ class Volume:
     for_tools: bool = False
     access: BlobAccess | None = None
     verity: VerityOrder | None = None
+    anchoring: Anchoring | None = None
 
     def image(self, deadline: float) -> int | BlobOrder:
         """What a driver opens: the inherited descriptor, or a blob.
@@ -173,6 +176,8 @@ class Session:
                 f"image {self.volume.name}: the driver could not store everything (exit code {code})",
                 hint="its log says which writes failed; keep the image and check it with e2fsck",
             )
+        if self.volume.anchoring is not None:
+            await self.volume.anchoring.end(self.volume.source)
         self._enter(Phase.CLOSED)
         self.ended.set()
 

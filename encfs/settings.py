@@ -11,6 +11,7 @@ from encfs.block.bloburl import BlobUrl
 from encfs.block.cachesettings import CacheSettings, sized
 from encfs.config import KeyConfig
 from encfs.keys import Secret
+from encfs.protection import Protection
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,9 @@ class VolumeSettings:
         require_authenticated_header: refuse a header without MAC.
         cache: of a blob.
         root_hash: of the image's hash tree, 32 bytes; every block is verified, and it is read-only.
+        require: the least protection against a store that changes the image; None for none.
+        anchor: `vault`, or the absolute path of a file; empty for none.
+        accept_rollback: mount an image older than its anchor, once.
         client_id: of the managed identity that asks vault and store, where there are several.
     """
 
@@ -58,6 +62,9 @@ class VolumeSettings:
     require_authenticated_header: bool = False
     cache: CacheSettings = field(default_factory=sized)
     root_hash: bytes | None = None
+    require: Protection | None = None
+    anchor: str = ""
+    accept_rollback: bool = False
     client_id: str = ""
 
     @property

@@ -4,7 +4,8 @@
                     "identity": {"client_id"}},
      "azure_filesystems": [
         {"azure_url" | "image", "azure_url_private", "mount_point", "read_write", "header", "take_over",
-         "require_authenticated_header", "root_hash", "cache_size", "read_ahead",
+         "require_authenticated_header", "verity_root_hash", "require", "anchor", "accept_rollback",
+         "cache_size", "read_ahead",
          "key": {"kid", "kty", "key_ops", "authority": {"endpoint", "tee_type", "api_version"},
                  "akv": {"endpoint", "api_version", "bearer_token"}}
           | "key_url", "maa_endpoint", "bearer_token"  | "raw_key",
@@ -58,6 +59,16 @@ def parse_settings(text: str | bytes, name: str = VARIABLE, *, allow_raw_key: bo
         raise UsageError(f"{name}: {exc}", hint=_HINT) from exc
     mistakes = Mistakes()
     root = Member(top, "", mistakes)
+    settings = read_settings(root, mistakes, allow_raw_key=allow_raw_key)
+    if mistakes.found:
+        count = len(mistakes.found)
+        many = f"{count} mistakes: " if count > 1 else ""
+        raise UsageError(f"{name}: {many}" + "; ".join(mistakes.found), hint=_HINT)
+    return settings
+
+
+def read_settings(root: Member, mistakes: Mistakes, *, allow_raw_key: bool) -> AgentSettings:
+    """Read the object; when there are mistakes, the value is not to be used."""
     certcache, client_id = _azure_info(root.part("azure_info"))
     listed = root.parts("azure_filesystems")
     if not listed:
@@ -69,10 +80,6 @@ def parse_settings(text: str | bytes, name: str = VARIABLE, *, allow_raw_key: bo
     for mistake in _collisions(volumes):
         mistakes.add(mistake)
     root.finish()
-    if mistakes.found:
-        count = len(mistakes.found)
-        many = f"{count} mistakes: " if count > 1 else ""
-        raise UsageError(f"{name}: {many}" + "; ".join(mistakes.found), hint=_HINT)
     return AgentSettings(volumes, client_id, certcache, tuple(mistakes.warnings))
 
 

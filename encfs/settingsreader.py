@@ -8,7 +8,7 @@ Kind: pure
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 
 class Mistakes:
@@ -42,7 +42,7 @@ class Member:
         self._mistakes = mistakes
         self._parts: dict[str, Member] = {}
         self._lists: list[Member] = []
-        self._asked: set[str] = set()
+        self._asked: dict[str, str] = {}
         self._value: dict[str, object] = {}
         for name, content in value.items():
             if name.lower() in self._value:
@@ -56,8 +56,8 @@ class Member:
         """Something is wrong with a member."""
         self._mistakes.add(f"{self._at(name)}: {what}")
 
-    def _get(self, name: str) -> object:
-        self._asked.add(name)
+    def _get(self, name: str, wanted: str) -> object:
+        self._asked[name] = wanted
         return self._value.get(name)
 
     def has(self, name: str) -> bool:
@@ -66,7 +66,7 @@ class Member:
 
     def text(self, name: str) -> str:
         """A string; empty when absent or wrong."""
-        value = self._get(name)
+        value = self._get(name, "string")
         if value is None or isinstance(value, str):
             return value or ""
         self.mistake(name, f"{_kind(value)}, wanted a string")
@@ -74,7 +74,7 @@ class Member:
 
     def flag(self, name: str) -> bool:
         """A boolean; False when absent or wrong."""
-        value = self._get(name)
+        value = self._get(name, "boolean")
         if value is None or isinstance(value, bool):
             return bool(value)
         self.mistake(name, f"{_kind(value)}, wanted true or false")
@@ -83,6 +83,7 @@ class Member:
     def hex(self, name: str) -> bytes | None:
         """Bytes from hex digits; None when absent, empty or wrong."""
         text = self.text(name)
+        self._asked[name] = "hex digits"
         try:
             return bytes.fromhex(text) or None
         except ValueError:
@@ -91,7 +92,7 @@ class Member:
 
     def strings(self, name: str) -> None:
         """Check a list of strings that nobody needs."""
-        value = self._get(name)
+        value = self._get(name, "array of strings")
         if value is not None and not (
             isinstance(value, list) and all(isinstance(item, str) for item in value)
         ):
@@ -100,7 +101,7 @@ class Member:
     def part(self, name: str) -> Member:
         """An object; an empty one when absent or wrong."""
         if name not in self._parts:
-            value = self._get(name)
+            value = self._get(name, "object")
             if value is not None and not isinstance(value, dict):
                 self.mistake(name, f"{_kind(value)}, wanted an object")
             found = value if isinstance(value, dict) else {}
@@ -109,7 +110,7 @@ class Member:
 
     def parts(self, name: str) -> list[Member]:
         """An array of objects; empty when absent or wrong."""
-        value = self._get(name)
+        value = self._get(name, "array of objects")
         if value is not None and not isinstance(value, list):
             self.mistake(name, f"{_kind(value)}, wanted an array")
         for index, item in enumerate(value if isinstance(value, list) else []):
@@ -118,6 +119,14 @@ class Member:
                 self.mistake(path, f"{_kind(item)}, wanted an object")
             self._lists.append(Member(item if isinstance(item, dict) else {}, self._at(path), self._mistakes))
         return self._lists
+
+    def asked(self) -> Iterator[tuple[str, str]]:
+        """Path and form of every member asked for so far, here and below; for the documentation."""
+        for name, wanted in self._asked.items():
+            if name not in self._parts:
+                yield self._at(name), wanted
+        for below in (*self._parts.values(), *self._lists):
+            yield from below.asked()
 
     def finish(self) -> None:
         """Name members that nobody asked for, here and below; call it after everything was read."""

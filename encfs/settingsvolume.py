@@ -14,6 +14,7 @@ from encfs.block.cachesettings import CacheSettings, sized
 from encfs.config import KeyConfig
 from encfs.errors import UsageError
 from encfs.keys import KEY_SIZE, Secret
+from encfs.protection import Protection, parse_protection
 from encfs.settings import VolumeSettings
 from encfs.settingsreader import Member, Mistakes
 
@@ -65,6 +66,9 @@ class VolumeReader:
             require_authenticated_header=volume.flag("require_authenticated_header"),
             cache=_cache(volume),
             root_hash=self._root_hash(volume, read_write),
+            require=_require(volume),
+            anchor=_anchor(volume, has_key=raw_key is None),
+            accept_rollback=volume.flag("accept_rollback"),
             client_id=self._client_id,
         )
 
@@ -88,11 +92,11 @@ class VolumeReader:
             return ""
 
     def _root_hash(self, volume: Member, read_write: bool) -> bytes | None:
-        root = volume.hex("root_hash")
+        root = volume.hex("verity_root_hash")
         if root is not None and len(root) != ROOT_SIZE:
-            volume.mistake("root_hash", f"{len(root)} bytes, wanted {ROOT_SIZE} in hex")
+            volume.mistake("verity_root_hash", f"{len(root)} bytes, wanted {ROOT_SIZE} in hex")
         if root is not None and read_write:
-            volume.mistake("root_hash", "for a read-write volume, wanted a read-only one")
+            volume.mistake("verity_root_hash", "for a read-write volume, wanted a read-only one")
         return root
 
     def _raw_key(self, volume: Member) -> Secret | None:
@@ -203,3 +207,23 @@ def _check_host(member: Member, name: str, host: str) -> None:
         member.mistake(name, "missing")
     elif not _HOST.fullmatch(host):
         member.mistake(name, f"{host[:64]!r}, wanted a host name without https:// and path")
+
+
+def _require(volume: Member) -> Protection | None:
+    text = volume.text("require")
+    if not text:
+        return None
+    try:
+        return parse_protection(text)
+    except UsageError as exc:
+        volume.mistake("require", str(exc))
+        return None
+
+
+def _anchor(volume: Member, *, has_key: bool) -> str:
+    text = volume.text("anchor")
+    if text == "vault" and not has_key:
+        volume.mistake("anchor", "vault, but the key is a raw one; wanted a file")
+    elif text not in ("", "vault") and not os.path.isabs(text):
+        volume.mistake("anchor", f"{text[:100]!r}, wanted vault or an absolute path")
+    return text

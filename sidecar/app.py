@@ -21,7 +21,6 @@ from typing import TypeVar
 
 import trio
 
-from sidecar import __version__
 from sidecar.akv import KeyRef, parse_key_ref
 from sidecar.allow import ANYTHING, Allowed
 from sidecar.attesting import Attester, WrappingKeys
@@ -288,6 +287,8 @@ async def _alive(request: WebRequest) -> WebResponse:
 
 
 async def _openapi(request: WebRequest) -> WebResponse:
+    from sidecar import __version__
+
     return json_response(document(__version__))
 
 

@@ -9,9 +9,9 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import trio
 
@@ -22,6 +22,20 @@ _MAX_FILE = 4 << 20
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Run: TypeAlias = Callable[[argparse.Namespace], "int | None"]
+
+
+class ShowVersion(argparse.Action):
+    """--version; looks it up only when asked."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help="print the version, and end")
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> NoReturn:
+        """Print it and end."""
+        from sidecar import __version__
+
+        print(f"{parser.prog} {__version__}")
+        parser.exit()
 
 
 def command(commands: Commands, name: str, run: Run, summary: str, more: str = "") -> argparse.ArgumentParser:

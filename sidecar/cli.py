@@ -15,9 +15,10 @@ from typing import NoReturn
 
 import trio
 
-from sidecar import __version__, cli_keys, cli_policy, cli_report, cli_serve
+from sidecar import cli_keys, cli_policy, cli_report, cli_serve
 from sidecar.arguments import (
     Commands,
+    ShowVersion,
     add_identity,
     add_snp,
     command,
@@ -50,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"sidecar {__version__}")
+    parser.add_argument("--version", action=ShowVersion)
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="warning")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     cli_serve.add_commands(commands)

@@ -1,8 +1,7 @@
 """Commands on fragments: `policy fragment` with its actions, and `policy testchain`.
 
-Strategy: without an action, `fragment` makes one, with the option names of `az confcom acifragmentgen`; the
-actions verify, inspect and import read one. Everything that is written is public except the test chain's
-key.
+Strategy: without an action, `fragment` makes one, with the option names of `az confcom acifragmentgen`.
+What is written is public, except the test chain's key.
 
 Kind: entry
 """
@@ -10,13 +9,12 @@ Kind: entry
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sidecar import cli_policy_fragment_registry
+from sidecar import cli_policy_fragment_read, cli_policy_fragment_registry
 from sidecar.arguments import Commands, command, read_file, write_secret
 from sidecar.cli_policy_fragment_registry import attach_to_image, feed_of, fragments_at, push_alone
 from sidecar.errors import UsageError
@@ -24,8 +22,6 @@ from sidecar.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sidecar.policy.fragment import Fragment
-    from sidecar.policy.parse_model import FragmentImport, FragmentText
 
 _MORE = """\
 Writes NAME.rego and, with --key and --chain, NAME.rego.cose. With --generate-import: prints the statement by
@@ -42,8 +38,7 @@ def add_commands(commands: Commands) -> None:
     )
     _add_make(parser)
     actions = parser.add_subparsers(metavar="ACTION")
-    _add_verify(actions)
-    _add_inspect(actions)
+    cli_policy_fragment_read.add_actions(actions)
     cli_policy_fragment_registry.add_actions(actions)
     _add_testchain(commands)
 
@@ -78,6 +73,11 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
         "-e", "--exclude-default-fragments", action="store_true", help="do not import the service's fragment"
     )
     what.add_argument("--framework-version", default="0.2.3", metavar="V", help="default %(default)s")
+    _add_signing(parser)
+    _add_output(parser)
+
+
+def _add_signing(parser: argparse.ArgumentParser) -> None:
     sign = parser.add_argument_group("signing")
     sign.add_argument("-k", "--key", type=Path, metavar="PEM", help="private key of the chain's leaf")
     sign.add_argument("--chain", type=Path, metavar="PEM", help="certificates, leaf first, root last")
@@ -85,6 +85,9 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
     sign.add_argument("-f", "--feed", metavar="NAME", help="default: the --image-target, without its tag")
     sign.add_argument("-u", "--upload-fragment", action="store_true", help="attach or push it")
     sign.add_argument("--image-target", metavar="IMAGE", help="image to attach it to")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
     out = parser.add_argument_group("output")
     out.add_argument("--output-filename", type=Path, metavar="NAME", help="default: the namespace")
     out.add_argument("--outraw", action="store_true", help="compact text instead of pretty")
@@ -181,8 +184,9 @@ def _text(arguments: argparse.Namespace) -> bytes:
 def _entries_of_images(arguments: argparse.Namespace) -> list[Mapping[str, object]]:
     """The containers of --image and --input, merged with their images as for a policy."""
     from sidecar.cli_policy_inputs import images_of
-    from sidecar.policy.containers_merge import MergeOptions, merge
+    from sidecar.policy.generate import GenerateOptions, container_entries
     from sidecar.policy.generate_sources import config_source, image_source
+    from sidecar.policy.rego import Versions
 
     if not arguments.image and not arguments.input:
         return []
@@ -190,20 +194,13 @@ def _entries_of_images(arguments: argparse.Namespace) -> list[Mapping[str, objec
     if arguments.debug_mode:
         print("sidecar: warning: debug mode: whoever reaches the host may open a shell", file=sys.stderr)
     images = images_of(source, arguments)
-    return [
-        merge(
-            spec,
-            images[spec.image],
-            MergeOptions(
-                scenario=group.scenario,
-                debug=arguments.debug_mode,
-                stdio=not arguments.disable_stdio,
-                omit_id=arguments.omit_id,
-            ),
-        ).to_json()
-        for group in source.groups
-        for spec in group.containers
-    ]
+    options = GenerateOptions(
+        debug=arguments.debug_mode,
+        stdio=not arguments.disable_stdio,
+        omit_id=arguments.omit_id,
+        versions=Versions(framework=arguments.framework_version),
+    )
+    return [entry.to_json() for group in source.groups for entry in container_entries(group, images, options)]
 
 
 def _entries_of_policy(
@@ -253,107 +250,6 @@ def _signed(arguments: argparse.Namespace) -> list[bytes]:
     if not found:
         raise UsageError(f"{', '.join(images)}: no fragments are attached")
     return found
-
-
-# -- verify, inspect ------------------------------------------------------------------------------
-
-
-def _add_verify(actions: Commands) -> None:
-    parser = command(
-        actions,
-        "verify",
-        _verify,
-        "Verify a signed fragment as the utility VM does: chain, signature, issuer, feed, svn.",
-        "Exit code 14: it would be refused, and the message says why.",
-    )
-    parser.add_argument("file", type=Path, help="- for standard input")
-    parser.add_argument("--policy", type=Path, metavar="FILE", help="that must import it")
-    parser.add_argument("--group", metavar="NAME", help="its container group, where it has several")
-    parser.add_argument(
-        "-j", "--fragments-json", type=Path, metavar="FILE", help="imports, one of which must fit"
-    )
-    parser.add_argument("--issuer", metavar="DID", help="wanted issuer")
-    parser.add_argument("-f", "--feed", metavar="NAME", help="wanted feed")
-    parser.add_argument("--minimum-svn", default="0", metavar="N", help="least svn wanted")
-    parser.add_argument("--json", action="store_true")
-
-
-def _verify(arguments: argparse.Namespace) -> None:
-    from sidecar.policy.fragment import verify_fragment
-
-    fragment = verify_fragment(read_file(arguments.file), accept=_accepted(arguments))
-    _print_fragment(fragment.content, fragment, as_json=arguments.json)
-
-
-def _accepted(arguments: argparse.Namespace) -> Sequence[FragmentImport] | None:
-    """The imports that one must fit; None when the user names none."""
-    from sidecar.policy.digest import only_policy
-    from sidecar.policy.fragment_text import parse_imports
-    from sidecar.policy.parse import parse_policy
-    from sidecar.policy.parse_model import FragmentImport
-
-    if sum(x is not None for x in (arguments.policy, arguments.fragments_json, arguments.issuer)) > 1:
-        raise UsageError("fragment verify: wanted one of --policy, --fragments-json and --issuer")
-    if arguments.policy:
-        what = f"file {arguments.policy}"
-        found = only_policy(read_file(arguments.policy), what=what, group=arguments.group)
-        return parse_policy(found.text).fragments
-    if arguments.fragments_json:
-        return parse_imports(read_file(arguments.fragments_json))
-    if bool(arguments.issuer) != bool(arguments.feed):
-        raise UsageError("--issuer and --feed: wanted both or none")
-    if arguments.issuer:
-        return [FragmentImport(arguments.issuer, arguments.feed, arguments.minimum_svn, ())]
-    return None
-
-
-def _add_inspect(actions: Commands) -> None:
-    parser = command(
-        actions, "inspect", _inspect, "Show a fragment: its text, or the signed form, not verified."
-    )
-    parser.add_argument("file", type=Path, help="- for standard input")
-    parser.add_argument("--json", action="store_true")
-
-
-def _inspect(arguments: argparse.Namespace) -> None:
-    from sidecar.cose import parse_sign1
-    from sidecar.policy.parse import parse_fragment_text
-
-    data = read_file(arguments.file)
-    signed = data[:1] == b"\xd2"  # CBOR tag 18
-    text = parse_sign1(data).payload if signed else data
-    if signed:
-        print("sidecar: the signature was not checked; see sidecar policy fragment verify", file=sys.stderr)
-    _print_fragment(parse_fragment_text(text), None, as_json=arguments.json)
-
-
-def _print_fragment(content: FragmentText, fragment: Fragment | None, *, as_json: bool) -> None:
-    from sidecar.policy.inspect import describe_container
-    from sidecar.policy.inspect_text import Paint, shown
-
-    if as_json:
-        signature = (
-            {
-                "issuer": fragment.issuer,
-                "feed": fragment.feed,
-                "algorithm": fragment.algorithm,
-                "chain": [certificate.subject.rfc4514_string() for certificate in fragment.chain],
-            }
-            if fragment
-            else {}
-        )
-        print(json.dumps(signature | content.to_json(), indent=1))
-        return
-    if fragment:
-        print(
-            f"verified: signed by {shown(fragment.chain[0].subject.rfc4514_string())} ({fragment.algorithm})"
-        )
-        print(f"issuer {shown(fragment.issuer)}\nfeed {shown(fragment.feed)}")
-    print(f"namespace {content.namespace}, svn {content.svn}, framework {content.framework_version}")
-    for one in content.fragments:
-        print(f"accepts {shown(one.feed)}, svn {one.minimum_svn} or higher, of {shown(one.issuer)}")
-    for number, container in enumerate(content.containers, 1):
-        print("\n" + "\n".join(describe_container(container, Paint(), number)))
 
 
 # -- testchain ------------------------------------------------------------------------------------

@@ -56,7 +56,9 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
         help="one image's archive or OCI layout, or JSON from image names to such paths",
     )  # fmt: skip
     group.add_argument("--no-cache", action="store_true", help="hash every layer again and keep nothing")
-    group.add_argument("--with-containers", action="append", metavar="JSON", help="ready entries; repeatable")
+    group.add_argument(
+        "--with-containers", action="append", metavar="JSON|FILE", help="ready entries; repeatable"
+    )
 
 
 def _add_choices(parser: argparse.ArgumentParser) -> None:
@@ -146,7 +148,8 @@ def _generate(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     """Combinations of options that contradict each other."""
     sources = [arguments.template_file, arguments.input, arguments.virtual_node_yaml, arguments.image]
-    if sum(source is not None for source in sources) != 1:
+    given = sum(source is not None for source in sources)
+    if given > 1 or (given == 0 and not arguments.with_containers):
         raise UsageError("policy generate: wanted one of -a, -i, --virtual-node-yaml, --image")
     if arguments.parameters and arguments.template_file is None:
         raise UsageError("--parameters: only a template (-a) has parameters")
@@ -180,7 +183,7 @@ def _source(arguments: argparse.Namespace) -> Source:
         return yaml_source(read_file(arguments.virtual_node_yaml), approve)
     if arguments.input:
         return config_source(read_file(arguments.input))
-    return image_source(arguments.image)
+    return image_source(arguments.image or ())
 
 
 def _options(arguments: argparse.Namespace, source: Source) -> GenerateOptions:
@@ -207,11 +210,18 @@ def _options(arguments: argparse.Namespace, source: Source) -> GenerateOptions:
         infrastructure_svn=svn,
         imports=tuple(one.to_json() for one in imports),
         covering=covering,
-        further=parse_entries(arguments.with_containers or ()),
+        further=parse_entries(_json_or_file(text) for text in arguments.with_containers or ()),
         versions=Versions(
             arguments.api_version or DEFAULT_API, arguments.framework_version or DEFAULT_FRAMEWORK
         ),
     )
+
+
+def _json_or_file(text: str) -> str:
+    """JSON itself, or that of the file it names."""
+    if text.lstrip().startswith(("{", "[")):
+        return text
+    return read_file(Path(text)).decode("utf-8", "replace")
 
 
 # -- results --------------------------------------------------------------------------------------

@@ -16,9 +16,10 @@ import trio
 
 from sidecar.arguments import read_file
 from sidecar.errors import UsageError
+from sidecar.policy.members import JsonObject
 
 if TYPE_CHECKING:
-    from sidecar.policy.containers import ContainerGroup, JsonObject
+    from sidecar.policy.containers import ContainerGroup
     from sidecar.policy.generate_sources import Source
     from sidecar.policy.image import ResolvedImage
     from sidecar.policy.images import HashedImage

@@ -18,6 +18,7 @@ import trio
 
 from sidecar.arguments import (
     Commands,
+    ShowVersion,
     add_identity,
     add_snp,
     command,
@@ -195,6 +196,7 @@ def _skr_parser() -> argparse.ArgumentParser:
         "-name value, -name=value and two dashes are all accepted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=ShowVersion)
     environ = os.environ
 
     def flag(name: str, default: str, words: str) -> None:

@@ -81,7 +81,13 @@ def parse_settings(text: str) -> SidecarSettings:
         return DEFAULTS
     # Base64 has no braces, so the two cannot be mistaken.
     plain = text.lstrip().startswith("{")
-    top = load_object(text if plain else b64_any_decode("".join(text.split()), what=WHAT), what=WHAT)
+    return read_settings(
+        load_object(text if plain else b64_any_decode("".join(text.split()), what=WHAT), what=WHAT)
+    )
+
+
+def read_settings(top: JsonObject) -> SidecarSettings:
+    """Read the object; see `parse_settings`."""
     identity = _part(top, "identity")
     return SidecarSettings(
         endpoint=_endpoint(_part(top, "certcache")),

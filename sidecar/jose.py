@@ -19,6 +19,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -294,8 +295,13 @@ def certificates_of_x5c(value: object, *, what: str = "x5c") -> tuple[x509.Certi
 
 
 def _certificate(item: object, what: str) -> x509.Certificate:
-    der = b64_decode(as_text(item, what, max_length=2 * MAX_CERTIFICATE), what=what)
-    return load_der(der, what=what)
+    return _certificate_of(as_text(item, what, max_length=2 * MAX_CERTIFICATE), what)
+
+
+@lru_cache(maxsize=64)
+def _certificate_of(text: str, what: str) -> x509.Certificate:
+    """A certificate from base64; services send the same few with every answer. Kept does not mean trusted."""
+    return load_der(b64_decode(text, what=what), what=what)
 
 
 def x5c_of(certificates: Sequence[x509.Certificate]) -> list[str]:

@@ -3,11 +3,7 @@
 Strategy
 - Read-only: every read names the ETag seen at open, so a blob that was replaced is an error, never a mixture.
 - Read-write: the lease makes us the only writer. Every request carries it, so the store itself refuses what
-  we ask after losing it. Every write also names the ETag that the last one left behind (`If-Match`), and
-  writes take turns for it: a write whose answer was lost, and that the store applies late, can then never
-  land on top of a newer one.
-- A write without an answer leaves us not knowing the ETag. Before the next one it is asked for; as long as
-  the lease is ours, only our own lost write can have changed it.
+  we ask after losing it. How writes at once are kept from landing on one another late: `blobfence`.
 - Parts that were never written are known from Get Page Ranges and are answered without a request.
 
 Rules: one `read_into` is at most one ranged GET; one `write` is one Put Page per 4 MiB; nothing is repeated
@@ -35,12 +31,11 @@ from encfs.block.blobcodec import (
     BlobProperties,
     check_body,
     check_range_reply,
-    parse_etag,
     parse_page_list,
     parse_properties,
-    put_page_headers,
     range_headers,
 )
+from encfs.block.blobfence import Fence
 from encfs.block.blobholes import HoleMap
 from encfs.block.blobhttp import ATTEMPT_SECONDS, BlobHttp, BlobTokens, Transport
 from encfs.block.bloblease import Lease
@@ -59,7 +54,7 @@ from encfs.errors import (
 
 log = logging.getLogger(__name__)
 
-_TURNS = 4  # how often a write may find that something changed under it before it is the retry layer's turn
+_TURNS = 8  # how often a write may find that something changed under it before it is the retry layer's turn
 _MAX_LISTS = 64
 _ZEROS = memoryview(bytes(256 << 10))
 
@@ -93,14 +88,13 @@ class BlobDevice:
         self.lost: LeaseLost | None = None
         self._holes = holes
         self._etag = properties.etag
-        self._certain = True  # no write of ours is without an answer
-        self._turn = trio.Lock()
+        self._fence = None if lease is None else Fence(http, lease, properties)
         self._checked = checked
 
     @property
     def etag(self) -> str:
         """Of the last answer that had one."""
-        return self._etag
+        return self._etag if self._fence is None else self._fence.etag
 
     @property
     def read_only(self) -> bool:
@@ -147,7 +141,7 @@ class BlobDevice:
         """What makes the store refuse a read of anything but our blob."""
         if self.lease is not None and self.lost is None:
             return {"x-ms-lease-id": self.lease.lease_id}
-        return {"if-match": self._etag}
+        return {"if-match": self.etag}
 
     def read_exactly(self, offset: int, length: int) -> bytes:
         """Read any byte range with its MD5, from a worker thread of trio's; for headers.
@@ -170,53 +164,29 @@ class BlobDevice:
     async def write(self, offset: int, data: Buffer) -> None:
         if self.lost is not None:
             raise LeaseLost(str(self.lost), hint=self.lost.hint)
-        if self.lease is None:
+        if self._fence is None:
             raise ReadOnlyDevice(f"image {self.http.url.name}: open read-only")
         check_request(self, offset, len(data))
         view = memoryview(data)
         for start in range(0, len(view), MAX_PUT):
-            async with self._turn:
-                await self._put(offset + start, view[start : start + MAX_PUT], self.lease)
+            await self._put(self._fence, offset + start, view[start : start + MAX_PUT])
 
-    async def _put(self, offset: int, part: memoryview, lease: Lease) -> None:
-        doing = f"writing {len(part)} bytes at {offset}"
-        headers = put_page_headers(offset, part)
+    async def _put(self, fence: Fence, offset: int, part: memoryview) -> None:
         # Before the request: from then on the store may hold it, answer or not.
         self._holes.mark(offset, len(part))
         for _ in range(_TURNS):
             if self.lost is not None:
                 raise LeaseLost(str(self.lost), hint=self.lost.hint)
-            certain = self._certain
-            if not certain:
-                await self._ask_etag(lease)
-            pinned = headers | {"x-ms-lease-id": lease.lease_id, "if-match": self._etag}
-            self._certain = False
             try:
-                reply = await self.http.send("PUT", "comp=page", headers=pinned, doing=doing, body=part)
+                if await fence.put(offset, part):
+                    return
             except ImageChanged as exc:
-                if certain:
-                    self._certain = True
-                    raise self._lose(LeaseLost(str(exc), hint=exc.hint)) from exc
-                continue  # our own write without an answer came in since we asked
+                raise self._lose(LeaseLost(str(exc), hint=exc.hint)) from exc
             except LeaseLost as exc:
-                self._certain = certain
                 await self._regain(exc)
-                continue
-            self._etag = parse_etag(reply.headers)
-            self._certain = True
-            return
         raise StoreUnavailable(
-            f"image {self.http.url.name}: {doing}: the blob changed {_TURNS} times meanwhile"
+            f"image {self.http.url.name}: other writes of ours came between {_TURNS} times"
         )
-
-    async def _ask_etag(self, lease: Lease) -> None:
-        """Learn the ETag under our lease: whatever changed the blob since was ours."""
-        try:
-            found = await _head(self.http, lease)
-        except LeaseLost as exc:
-            await self._regain(exc)
-            found = await _head(self.http, lease)
-        self._etag = found.etag
 
     async def _regain(self, refused: LeaseLost) -> None:
         """After a request was refused for its lease: renew it if it only ran out.

@@ -54,6 +54,7 @@ class BlobProperties:
         etag: opaque, with its quotes.
         leased: somebody holds a lease.
         upload: mark of an upload that is not complete yet; empty for none.
+        sequence: number of a page blob.
     """
 
     kind: BlobKind
@@ -61,6 +62,7 @@ class BlobProperties:
     etag: str
     leased: bool
     upload: str = ""
+    sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,11 @@ def parse_properties(headers: Headers) -> BlobProperties:
     if size is None:
         raise StoreError(f"image: the store says size {headers.get('content-length', '')[:40]!r}")
     leased = headers.get("x-ms-lease-state", "") == "leased"
-    return BlobProperties(BlobKind(kind), size, parse_etag(headers), leased, headers.get(UPLOAD_MARK, ""))
+    sequence = _number(headers.get("x-ms-blob-sequence-number", "0"), (1 << 63) - 2)
+    if sequence is None:
+        raise StoreError("image: the store's sequence number makes no sense")
+    mark = headers.get(UPLOAD_MARK, "")
+    return BlobProperties(BlobKind(kind), size, parse_etag(headers), leased, mark, sequence)
 
 
 def parse_etag(headers: Headers) -> str:

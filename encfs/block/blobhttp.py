@@ -35,10 +35,12 @@ MAX_SMALL_BODY = 64 << 10
 ATTEMPT_SECONDS = 30.0
 _CONNECT_SECONDS = 5.0
 _CONNECTIONS = 32
-# Shorter than what servers allow an idle connection, so that we rarely meet one that is being closed.
+# Shorter than what servers, and what stands before them, allow an idle connection: each one that was closed
+# on the way costs a request and a pause.
 _IDLE_SECONDS = 4.0
 _KEPT_TARGETS = 16
 _PIECE = 128 << 10
+_ALWAYS = [(b"accept-encoding", b"identity"), (b"x-ms-version", API_VERSION.encode())]
 
 
 class BlobTokens(Protocol):
@@ -178,7 +180,7 @@ class BlobHttp:
         max_body: int,
     ) -> Reply:
         # Outside the deadline of the attempt: fetching a token has a deadline of its own.
-        lines = await self._header_lines(headers, len(body))
+        lines = await self._header_lines(method, headers, len(body))
         request = httpx.Request(
             method,
             self._target(query),
@@ -203,22 +205,29 @@ class BlobHttp:
         self, request: httpx.Request, doing: str, into: memoryview | None, max_body: int
     ) -> Reply:
         response = await self._transport.handle_async_request(request)
+        body = b""
         try:
-            headers = {name.lower(): value for name, value in response.headers.items()}
-            success = 200 <= response.status_code < 300
-            if into is not None and success:
+            if into is not None and 200 <= response.status_code < 300:
                 await self._fill(response, into, doing)
-                return Reply(response.status_code, headers, b"")
-            data = bytearray()
-            if request.method != "HEAD":
-                async for part in response.stream:  # type: ignore[union-attr]
-                    data += part
-                    if len(data) > max_body:
-                        raise StoreError(f"image {self.url.name}: {doing}: an answer over {max_body} bytes")
-            return Reply(response.status_code, headers, bytes(data))
-        finally:
+            elif request.method != "HEAD":
+                body = await self._collect(response, max_body, doing)
+        except BaseException:
             with trio.CancelScope(shield=True), trio.move_on_after(1):
                 await response.aclose()
+            raise
+        await response.aclose()
+        # Read as they came: finding out the encoding of each costs more than a small request's body.
+        lines = response.headers.raw
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in lines}
+        return Reply(response.status_code, headers, body)
+
+    async def _collect(self, response: httpx.Response, max_body: int, doing: str) -> bytes:
+        data = bytearray()
+        async for part in response.stream:  # type: ignore[union-attr]
+            data += part
+            if len(data) > max_body:
+                raise StoreError(f"image {self.url.name}: {doing}: an answer over {max_body} bytes")
+        return bytes(data)
 
     async def _fill(self, response: httpx.Response, into: memoryview, doing: str) -> None:
         done = 0
@@ -244,18 +253,17 @@ class BlobHttp:
                 self._targets[query] = found
         return found
 
-    async def _header_lines(self, headers: Mapping[str, str], length: int) -> list[tuple[str, str]]:
-        lines = [
-            ("host", self.url.host),
-            ("accept", "*/*"),
-            ("accept-encoding", "identity"),
-            ("x-ms-version", API_VERSION),
-            ("x-ms-date", formatdate(usegmt=True)),
-            ("content-length", str(length)),
-            *headers.items(),
-        ]
+    async def _header_lines(
+        self, method: str, headers: Mapping[str, str], length: int
+    ) -> list[tuple[bytes, bytes]]:
+        """No more than it takes, and as bytes: each line is looked at by three libraries."""
+        lines = [(b"host", self.url.host.encode()), *_ALWAYS]
+        lines += [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        if length or method == "PUT":
+            lines.append((b"content-length", str(length).encode()))
         if self._tokens is not None:
-            lines.append(("authorization", f"Bearer {await self._tokens.token()}"))
+            lines.append((b"x-ms-date", formatdate(usegmt=True).encode()))
+            lines.append((b"authorization", f"Bearer {await self._tokens.token()}".encode("latin-1")))
         return lines
 
 

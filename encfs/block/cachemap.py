@@ -8,7 +8,8 @@ each an integer used as a bit mask:
     dirty    newer than the store, and in no put under way
     putting  a put of a copy of these pages is under way; with `dirty`: written again since
 
-A block with any of the last three stays; all others may be evicted, the least recently used first.
+A block with any of the last three stays; all others may be evicted, the least recently used first. Objects
+here are made once, as the memory is, and used again.
 
 A generation numbers an accepted write. Every dirty page knows the first one that made it dirty, so that a
 flush can tell what it must wait for from what was written again since.
@@ -62,6 +63,12 @@ class Block:
     def __post_init__(self) -> None:
         self.generations = [0] * self.pages
 
+    def begin(self, number: int) -> None:
+        """Become another block, of which nothing is known."""
+        self.number = number
+        self.valid = self.loading = self.dirty = self.putting = self.turn = self.failures = 0
+        self.not_before = 0.0
+
     @property
     def storable(self) -> int:
         """Pages that can be put now."""
@@ -107,8 +114,7 @@ class BlockTable:
     """
 
     def __init__(self, slots: int, pages: int) -> None:
-        self._pages = pages
-        self._free = list(range(slots - 1, -1, -1))
+        self._free = [Block(-1, slot, pages) for slot in range(slots - 1, -1, -1)]
         self._blocks: dict[int, Block] = {}
         self._idle: OrderedDict[int, Block] = OrderedDict()
 
@@ -132,14 +138,14 @@ class BlockTable:
         if block is not None:
             return block
         if self._free:
-            slot = self._free.pop()
+            block = self._free.pop()
         elif self._idle:
-            _, evicted = self._idle.popitem(last=False)
-            del self._blocks[evicted.number]
-            slot = evicted.slot
+            _, block = self._idle.popitem(last=False)
+            del self._blocks[block.number]
         else:
             return None
-        block = self._blocks[number] = Block(number, slot, self._pages)
+        block.begin(number)
+        self._blocks[number] = block
         return block
 
     def settle(self, block: Block) -> bool:
@@ -154,7 +160,7 @@ class BlockTable:
         if not block.valid:
             self._idle.pop(block.number, None)
             del self._blocks[block.number]
-            self._free.append(block.slot)
+            self._free.append(block)
         else:
             self._idle[block.number] = block
             self._idle.move_to_end(block.number)

@@ -1,7 +1,7 @@
 """How large a cache is and how it behaves, and what it says of itself.
 
-Everything a cache holds lies inside `size_bytes`: the blocks, and the buffers in which ranges travel. Memory
-is taken once, before serving, so the figures here are also what the process will use.
+Everything a cache holds lies inside `size_bytes`: the blocks, what is known of each, and the buffers in which
+ranges travel. Memory is taken once, before serving, so the figures here are also what the process will use.
 
 Kind: pure
 """
@@ -16,6 +16,8 @@ from encfs.errors import UsageError
 PAGE = 4096
 MIB = 1 << 20
 MIN_SIZE = 16 * MIB
+# What is known of one block takes less, as Python objects.
+BLOCK_OVERHEAD = 1024
 # Buffers for ranges somebody waits for. Read-ahead has its own, so that it never delays such a range.
 DEMAND = 4
 
@@ -66,7 +68,7 @@ class CacheSettings:
     def slots(self) -> int:
         """Blocks that fit beside the buffers."""
         buffers = self.fetch_bytes * DEMAND + self.ahead_bytes * self.fetches + self.put_bytes * self.puts
-        return (self.size_bytes - buffers) // self.block_bytes
+        return (self.size_bytes - buffers) // (self.block_bytes + BLOCK_OVERHEAD)
 
     @property
     def dirty_blocks(self) -> int:

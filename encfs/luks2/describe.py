@@ -77,6 +77,7 @@ class Summary:
     detached_header: bool
     cipher: str
     integrity: str
+    sealed_size: int | None
     key_bits: int
     sector_size: int
     iv_tweak: int
@@ -94,22 +95,24 @@ class Summary:
     engine: str
 
 
-def describe(header: Header, image_size: int, *, width: int = 80) -> str:
+def describe(header: Header, image_size: int, *, sealed_size: int | None = None, width: int = 80) -> str:
     """The summary as text."""
-    return summary_text(summarise(header, image_size), width=width)
+    return summary_text(summarise(header, image_size, sealed_size=sealed_size), width=width)
 
 
-def to_json(header: Header, image_size: int) -> str:
+def to_json(header: Header, image_size: int, *, sealed_size: int | None = None) -> str:
     """The summary as JSON text."""
-    return json.dumps(asdict(summarise(header, image_size)), indent=2, ensure_ascii=True)
+    summary = summarise(header, image_size, sealed_size=sealed_size)
+    return json.dumps(asdict(summary), indent=2, ensure_ascii=True)
 
 
-def summarise(header: Header, image_size: int) -> Summary:
+def summarise(header: Header, image_size: int, *, sealed_size: int | None = None) -> Summary:
     """The summary of a checked header.
 
     Args:
         header: from `read_header`.
         image_size: bytes of the image that holds the data.
+        sealed_size: bytes of it that a hash tree seals, None without one. Proves nothing.
     """
     metadata, segment = header.metadata, header.segment
     generation = tokens.header_generation(metadata)
@@ -126,6 +129,7 @@ def summarise(header: Header, image_size: int) -> Summary:
         detached_header=header.detached,
         cipher=segment.cipher,
         integrity=INTEGRITY if segment.integrity else "",
+        sealed_size=sealed_size,
         key_bits=segment.key_size * 8,
         sector_size=segment.sector_size,
         iv_tweak=segment.iv_tweak,
@@ -239,6 +243,9 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
 
 
 def _protection(summary: Summary) -> str:
+    if summary.sealed_size is not None:
+        cost = summary.image_size / summary.sealed_size - 1
+        return f"sealed by a hash tree, {cost:.2%} more room; verified when its root hash is given"
     if not summary.integrity:
         return "encryption only: a changed or older sector is not noticed"
     try:

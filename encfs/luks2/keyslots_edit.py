@@ -216,13 +216,15 @@ def rotate(
     return removal.header
 
 
-def authenticate_header(header: Header, unlocked: Unlocked, *, random: Random = os.urandom) -> Edit:
-    """Put a MAC on the header, or renew it after a change by another tool.
+def authenticate_header(
+    header: Header, unlocked: Unlocked, *, above: int = 0, random: Random = os.urandom
+) -> Edit:
+    """Put a MAC on the header, or renew it after a change by another tool; its generation is over `above`.
 
     Raises:
         NoFreeKeyslot: no room for one more token.
     """
-    signed = tokens.authenticate(header.binary, header.metadata, unlocked.volume_key)
+    signed = tokens.authenticate(header.binary, header.metadata, unlocked.volume_key, above=above)
     return _edit(header, signed, None, None, before=(), random=random)
 
 

@@ -151,8 +151,8 @@ def header_mac(binary: BinaryHeader, metadata: Metadata, volume_key: Secret) -> 
     return hmac.new(hkdf.derive(volume_key.reveal()), text, hashlib.sha256).hexdigest()
 
 
-def authenticate(binary: BinaryHeader, metadata: Metadata, volume_key: Secret) -> Metadata:
-    """The same metadata with a fresh header token.
+def authenticate(binary: BinaryHeader, metadata: Metadata, volume_key: Secret, *, above: int = 0) -> Metadata:
+    """The same metadata with a fresh header token, of the next generation that is over `above`.
 
     Raises:
         NoFreeKeyslot: no room for one more token.
@@ -163,7 +163,7 @@ def authenticate(binary: BinaryHeader, metadata: Metadata, volume_key: Secret) -
         number = free_token_number(metadata.tokens)
     else:
         generation = _parse_header_token(number, metadata.tokens[number])[0] + 1
-    fields: dict[str, object] = {"format": FORMAT, "generation": generation}
+    fields: dict[str, object] = {"format": FORMAT, "generation": max(generation, above + 1)}
     unsigned = replace(metadata, tokens={**metadata.tokens, number: Token(HEADER_TYPE, (), fields)})
     signed = {**fields, "mac": header_mac(binary, unsigned, volume_key)}
     return replace(metadata, tokens={**metadata.tokens, number: Token(HEADER_TYPE, (), signed)})

@@ -46,7 +46,7 @@ from sidecar.policy.arm_functions_text import (
     to_base64,
     trim_text,
 )
-from sidecar.policy.arm_values import find, kind
+from sidecar.policy.arm_values import kind
 
 
 class Function(NamedTuple):
@@ -111,7 +111,7 @@ def _contains(container: object, item: object) -> bool:
     if isinstance(container, str):
         return to_text(item) in container
     if isinstance(container, dict):
-        return find(container, text_of(item), "function contains") is not None
+        return text_of(item).lower() in {name.lower() for name in container}
     return any(_equals(item, other) for other in list_of(container))
 
 

@@ -21,7 +21,6 @@ from sidecar.policy.containers import (
     ContainerGroup,
     ContainerSpec,
     EnvRule,
-    ExecProcess,
     Mount,
     check_names,
     check_path,
@@ -31,6 +30,7 @@ from sidecar.policy.containers import (
 from sidecar.policy.containers_common import Approve, approved, exec_action, is_thim_placeholder, parse_import
 from sidecar.policy.containers_defaults import CONFIG_MAP_MOUNT, MOUNT_SOURCES, mount
 from sidecar.policy.containers_security import parse_security
+from sidecar.policy.members import ExecProcess
 from sidecar.strictjson import JsonObject
 
 GROUP_TYPES = (

@@ -21,8 +21,7 @@ from enum import StrEnum
 from typing import Literal
 
 from sidecar.errors import MalformedInput
-
-JsonObject = dict[str, object]
+from sidecar.policy.members import ANYBODY, Capabilities, ExecProcess, JsonObject, UserRule
 
 MAX_CONTAINERS = 256
 _MAX_PATTERN = 4096  # characters of a pattern from outside
@@ -65,61 +64,6 @@ class Mount:
             "options": list(self.options),
             "source": self.source,
             "type": "bind",
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class ExecProcess:
-    """A further process that may be started in the container: a probe, a hook, a shell."""
-
-    command: tuple[str, ...]
-    signals: tuple[int, ...] = ()
-
-    def to_json(self) -> JsonObject:
-        return {"command": list(self.command), "signals": list(self.signals)}
-
-
-@dataclass(frozen=True, slots=True)
-class IdName:
-    """What a user or a group must be."""
-
-    pattern: str = ""
-    strategy: Literal["any", "id", "name", "re2"] = "any"
-
-    def to_json(self) -> JsonObject:
-        return {"pattern": self.pattern, "strategy": self.strategy}
-
-
-@dataclass(frozen=True, slots=True)
-class UserRule:
-    """Whom the container runs as; every group it is in must match one of `groups`."""
-
-    user: IdName = IdName()
-    groups: tuple[IdName, ...] = (IdName(),)
-    umask: str = "0022"
-
-    def to_json(self) -> JsonObject:
-        return {
-            "group_idnames": [group.to_json() for group in self.groups],
-            "umask": self.umask,
-            "user_idname": self.user.to_json(),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """The five sets of a process, each in the order of the policy text."""
-
-    bounding: tuple[str, ...] = ()
-    effective: tuple[str, ...] = ()
-    inheritable: tuple[str, ...] = ()
-    permitted: tuple[str, ...] = ()
-    ambient: tuple[str, ...] = ()
-
-    def to_json(self) -> JsonObject:
-        return {
-            name: list(getattr(self, name))
-            for name in ("ambient", "bounding", "effective", "inheritable", "permitted")
         }
 
 
@@ -171,7 +115,7 @@ class ContainerEntry:
     mounts: tuple[Mount, ...] = ()
     exec_processes: tuple[ExecProcess, ...] = ()
     signals: tuple[int, ...] = ()
-    user: UserRule = UserRule()
+    user: UserRule = ANYBODY
     working_dir: str = "/"
     allow_elevated: bool = False
     allow_stdio_access: bool = True

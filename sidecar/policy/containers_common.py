@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from sidecar.errors import MalformedInput
 from sidecar.policy.arm_values import find, find_object, find_words
-from sidecar.policy.containers import ExecProcess, JsonObject
+from sidecar.policy.members import ExecProcess, JsonObject
 from sidecar.policy.parse_containers import parse_import as import_members
 from sidecar.strictjson import as_object
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sidecar.policy.containers import Capabilities, ContainerEntry, EnvRule, ExecProcess, JsonObject, Mount
+from sidecar.policy.containers import ContainerEntry, EnvRule, Mount
+from sidecar.policy.members import Capabilities, ExecProcess, JsonObject
 
 PAUSE_LAYER = "16b514057a06ad665f92c02863aca074fd5976c755d26bff16365299169e8415"
 _STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -16,8 +16,6 @@ from sidecar.policy.containers import (
     ContainerGroup,
     ContainerSpec,
     EnvRule,
-    ExecProcess,
-    JsonObject,
     Mount,
     Scenario,
     check_names,
@@ -36,6 +34,7 @@ from sidecar.policy.containers_defaults import (
     WORKLOAD_IDENTITY_MOUNTS,
 )
 from sidecar.policy.containers_security import parse_security
+from sidecar.policy.members import ExecProcess, JsonObject
 from sidecar.strictjson import as_object, load_object
 
 _MAX_CONFIG = 4 << 20

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from sidecar.errors import MalformedInput
 from sidecar.policy.arm_values import find, find_bool, find_list, find_object, find_text, kind
-from sidecar.policy.containers import EnvRule, JsonObject, literal_env, wildcard_env
+from sidecar.policy.containers import EnvRule, literal_env, wildcard_env
 from sidecar.policy.containers_common import Approve, approved, is_thim_placeholder
+from sidecar.policy.members import JsonObject
 
 _REFERENCE = re.compile(r"\$\$|\$\((?P<name>[^()$]+)\)")
 _MAX_VALUE = 1 << 20

@@ -20,8 +20,6 @@ from sidecar.policy.containers import (
     ContainerGroup,
     ContainerSpec,
     EnvRule,
-    ExecProcess,
-    JsonObject,
     Mount,
     Scenario,
     check_names,
@@ -36,6 +34,7 @@ from sidecar.policy.containers_defaults import (
 )
 from sidecar.policy.containers_kubenv import Sources, expanded, parse_env, parse_sources
 from sidecar.policy.containers_security import parse_security
+from sidecar.policy.members import ExecProcess, JsonObject
 
 POLICY_ANNOTATION = "microsoft.containerinstance.virtualnode.ccepolicy"
 _WORKLOAD_IDENTITY_LABEL = "azure.workload.identity/use"

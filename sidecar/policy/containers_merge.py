@@ -20,7 +20,6 @@ from sidecar.policy.containers import (
     ContainerEntry,
     ContainerSpec,
     EnvRule,
-    ExecProcess,
     Mount,
     Scenario,
     check_path,
@@ -38,6 +37,7 @@ from sidecar.policy.containers_defaults import (
 from sidecar.policy.containers_security import capabilities_of
 from sidecar.policy.containers_users import user_rule
 from sidecar.policy.image import ResolvedImage
+from sidecar.policy.members import ExecProcess
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 # Linux on amd64, the only platform of confidential containers.

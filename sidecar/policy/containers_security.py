@@ -18,8 +18,9 @@ from collections.abc import Mapping
 
 from sidecar.errors import MalformedInput
 from sidecar.policy.arm_values import find, find_bool, find_list, find_object, find_text, find_words, kind
-from sidecar.policy.containers import Capabilities, JsonObject, SecurityContext
+from sidecar.policy.containers import SecurityContext
 from sidecar.policy.containers_defaults import PRIVILEGED, UNPRIVILEGED
+from sidecar.policy.members import Capabilities, JsonObject
 from sidecar.strictjson import load_object
 
 ALL = "ALL"

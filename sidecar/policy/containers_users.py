@@ -16,8 +16,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sidecar.errors import MalformedInput
-from sidecar.policy.containers import IdName, SecurityContext, UserRule
+from sidecar.policy.containers import SecurityContext
 from sidecar.policy.image import ResolvedImage
+from sidecar.policy.members import IdName, UserRule
 
 _MAX_FILE = 1 << 20
 _MAX_ID = (1 << 32) - 2

@@ -31,7 +31,7 @@ from ruamel.yaml.events import (
 )
 
 from sidecar.errors import MalformedInput
-from sidecar.policy.containers import JsonObject
+from sidecar.policy.members import JsonObject
 
 MAX_DOCUMENT = 1 << 20  # bytes; a Kubernetes object is at most 1.5 MiB as etcd stores it
 _MAX_NODES = 50_000

@@ -18,17 +18,9 @@ from enum import StrEnum
 
 from sidecar.policy.digest import FoundPolicy
 from sidecar.policy.inspect_text import Paint, command_line, shown
+from sidecar.policy.members import CAPABILITY_SETS, IdName
 from sidecar.policy.parse import parse_policy
-from sidecar.policy.parse_model import (
-    CAPABILITY_SETS,
-    FLAGS,
-    Container,
-    EnvRule,
-    FragmentImport,
-    IdName,
-    Mount,
-    Policy,
-)
+from sidecar.policy.parse_model import FLAGS, Container, EnvRule, FragmentImport, Mount, Policy
 
 JsonObject = dict[str, object]
 _ONLY_TEXT = "the same rules, written differently: only the text's bytes differ"

@@ -18,6 +18,7 @@ import re
 from dataclasses import dataclass
 
 from sidecar.errors import MalformedInput
+from sidecar.policy.arm import template_text
 from sidecar.securitypolicy import policy_text
 from sidecar.strictjson import load_json
 
@@ -69,7 +70,8 @@ def find_policies(data: bytes, *, what: str = "input") -> tuple[FoundPolicy, ...
     if len(data) > MAX_SIZE:
         raise MalformedInput(f"{what}: {len(data)} bytes, at most {MAX_SIZE} are read")
     stripped = data.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if stripped.startswith((b"{", b"[")):
+    # Resource Manager takes comments in templates; neither Rego nor base64 begins like one.
+    if stripped.startswith((b"{", b"[", b"//", b"/*")):
         found = _in_json(stripped, what)
     elif _MENTION.search(data):
         found = _in_yaml(data, what)
@@ -100,7 +102,8 @@ def only_policy(data: bytes, *, what: str = "input", group: str | None = None) -
 def _in_json(data: bytes, what: str) -> tuple[FoundPolicy, ...]:
     """Policies of all objects with confidentialComputeProperties, in the document's order."""
     found: list[FoundPolicy] = []
-    pending: list[tuple[object, str]] = [(load_json(data, what=what, max_bytes=MAX_SIZE, max_depth=64), "")]
+    document = load_json(template_text(data), what=what, max_bytes=MAX_SIZE, max_depth=64)
+    pending: list[tuple[object, str]] = [(document, "")]
     while pending:
         value, name = pending.pop()
         if isinstance(value, list):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sidecar.errors import MalformedInput
-from sidecar.policy.containers import ContainerGroup, JsonObject
+from sidecar.policy.containers import ContainerGroup
 from sidecar.policy.containers_defaults import (
     INFRASTRUCTURE_FEED,
     INFRASTRUCTURE_SVN,
@@ -20,6 +20,7 @@ from sidecar.policy.containers_defaults import (
 )
 from sidecar.policy.containers_merge import MergeOptions, merge
 from sidecar.policy.image import ResolvedImage
+from sidecar.policy.members import JsonObject
 from sidecar.policy.rego import DEFAULT_VERSIONS, Entry, Flags, Policy, Versions, digest, encode, sidecar_text
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sidecar.errors import MalformedInput
 from sidecar.policy.arm import parse_template
 from sidecar.policy.arm_groups import template_groups
-from sidecar.policy.containers import ContainerGroup, ContainerSpec, JsonObject, SecurityContext
+from sidecar.policy.containers import ContainerGroup, ContainerSpec, SecurityContext
 from sidecar.policy.containers_common import Approve
 from sidecar.policy.containers_json import parse_config
 from sidecar.policy.containers_kubernetes import kubernetes_pods
@@ -20,6 +20,7 @@ from sidecar.policy.containers_yaml import read_documents
 from sidecar.policy.images_names import PathName, RegistryName, parse_name
 from sidecar.policy.inject import inject_template
 from sidecar.policy.inject_yaml import inject_yaml
+from sidecar.policy.members import JsonObject
 from sidecar.policy.parse_containers import parse_container
 from sidecar.policy.parse_model import Container
 from sidecar.strictjson import as_object, load_json

@@ -102,7 +102,7 @@ async def hash_image(
     """
     where = parse_name(reference) if isinstance(reference, str) else reference
     kept = cache if cache is not None else LayerCache(cache_directory(environ))
-    work = partial(_hash_layers, cache=kept, progress=progress)
+    work = partial(hash_opened, cache=kept, progress=progress)
     match where:
         case PathName():
             image = await trio.to_thread.run_sync(open_path, where.path, where.reference, platform)
@@ -116,8 +116,11 @@ async def hash_image(
                 return await trio.to_thread.run_sync(work, image)
 
 
-def _hash_layers(image: OpenedImage, *, cache: LayerCache, progress: Progress | None) -> HashedImage:
-    """Blocking; runs in a thread."""
+def hash_opened(
+    image: OpenedImage, *, cache: LayerCache | None = None, progress: Progress | None = None
+) -> HashedImage:
+    """Hash the layers of an image that was opened; for a thread of trio's. Errors as `hash_image`."""
+    cache = cache if cache is not None else LayerCache(None)
     if not image.layers:
         raise MalformedInput(f"{image.name}: has no layers", hint="a policy without layers admits nothing")
     total = len(image.layers)
@@ -131,9 +134,10 @@ def _hash_layers(image: OpenedImage, *, cache: LayerCache, progress: Progress | 
 def _hash_one(
     layer: LayerSource, what: str, cache: LayerCache, progress: Callable[[int], None] | None
 ) -> HashedLayer:
-    found = cache.get(layer.digest)
+    digest = layer.digest or layer.diff_id
+    found = cache.get(digest)
     if found is not None and found.diff_id == layer.diff_id:
-        return HashedLayer(layer.digest, layer.diff_id, found.result, cached=True)
+        return HashedLayer(digest, layer.diff_id, found.result, cached=True)
 
     def tell(count: int) -> None:
         trio.from_thread.check_cancelled()
@@ -152,5 +156,5 @@ def _hash_one(
             raise type(exc)(text, hint=exc.hint) from exc
         packed.verify()
         unpacked.verify()
-    cache.put(layer.digest, CachedLayer(layer.diff_id, result))
-    return HashedLayer(layer.digest, layer.diff_id, result, cached=False)
+    cache.put(digest, CachedLayer(layer.diff_id, result))
+    return HashedLayer(digest, layer.diff_id, result, cached=False)

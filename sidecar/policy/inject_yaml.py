@@ -100,18 +100,21 @@ def _add(text: str, node: Node, names: list[str], encoded: str, pod: Pod) -> str
 
 def _fill(text: str, parent: Node, empty: Node, names: list[str], encoded: str) -> str:
     """A mapping for a key that has none: `annotations:` with nothing after it."""
-    at = _colon(text, parent, empty)
+    start = _colon(text, parent, empty)
+    # A written `null` goes; where nothing is written, the parser's place for it is further down.
+    end = empty.end if empty.end > empty.start else start
     if parent.flow:
         body = (
             "{" + "".join(f"{name}: {{" for name in names[:-1]) + f"{names[-1]}: {encoded}" + "}" * len(names)
         )
-        return f"{text[:at]} {body}{text[at:]}"
+        return f"{text[:start]} {body}{text[end:]}"
     column = next(key.column for key, value in parent.pairs if value is empty) + 2
     newline = _newline(text)
-    # A comment may stand after the colon: the mapping begins on the next line.
-    line_end = text.find(newline, at)
-    at = line_end if line_end >= 0 else len(text)
-    return f"{text[:at]}{newline}{' ' * column}{_block(names, encoded, column, newline)}{text[at:]}"
+    if end == start:
+        # A comment may stand after the colon: the mapping begins on the next line.
+        line_end = text.find(newline, start)
+        start = end = line_end if line_end >= 0 else len(text)
+    return f"{text[:start]}{newline}{' ' * column}{_block(names, encoded, column, newline)}{text[end:]}"
 
 
 def _block(names: list[str], encoded: str, column: int, newline: str) -> str:

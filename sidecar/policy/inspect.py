@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sidecar.policy.inspect_text import Paint, command_line, count, shown
-from sidecar.policy.parse_model import CAPABILITY_SETS, Capabilities, Container, EnvRule, IdName, Policy
+from sidecar.policy.members import CAPABILITY_SETS, Capabilities, IdName
+from sidecar.policy.parse_model import Container, EnvRule, Policy
 
 _UNPRIVILEGED, _PRIVILEGED = 14, 41
 _OPEN_DOOR = "any container of any image may run: this policy protects nothing"

@@ -193,7 +193,8 @@ def open_docker_archive(folder: Folder, reference: str, platform: Platform, name
             f"{name}: {len(paths)} layers, but {len(config.diff_ids)} diff_ids in its config"
         )
     layers = tuple(
-        LayerSource(diff_id, None, diff_id, _opener(folder, path))
+        # The archive may hold them compressed, and says no digest of that.
+        LayerSource(None, None, diff_id, _opener(folder, path))
         for path, diff_id in zip(paths, config.diff_ids, strict=True)
     )
     return OpenedImage(name, "", config, layers)

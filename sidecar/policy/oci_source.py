@@ -32,13 +32,13 @@ class LayerSource:
     """One layer that can be read.
 
     Args:
-        digest: of the bytes that `open` yields, compressed or not.
+        digest: of the bytes that `open` yields, compressed or not; None where only `diff_id` is known.
         size: of them in bytes, None when unknown.
         diff_id: digest of the uncompressed layer, from the image's configuration.
         open: starts reading; blocks, so it belongs into a thread.
     """
 
-    digest: str
+    digest: str | None
     size: int | None
     diff_id: str
     open: Callable[[], AbstractContextManager[ByteStream]]

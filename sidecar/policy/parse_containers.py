@@ -13,22 +13,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import NoReturn, TypeVar
+from typing import Literal, NoReturn, TypeVar
 
 from sidecar.errors import MalformedInput
-from sidecar.policy.parse_model import (
-    CAPABILITY_SETS,
-    Capabilities,
-    Container,
-    EnvRule,
-    ExecProcess,
-    FragmentImport,
-    IdName,
-    Mount,
-    User,
-)
+from sidecar.policy.members import CAPABILITY_SETS, Capabilities, ExecProcess, IdName, UserRule
+from sidecar.policy.parse_model import Container, EnvRule, FragmentImport, Mount
 
 T = TypeVar("T")
+Word = TypeVar("Word", bound=str)
 Members = Mapping[str, object]
 
 MAX_ITEMS = 10_000
@@ -51,8 +43,13 @@ _OPTIONAL = frozenset(
         "working_dir",
     }
 )
-_STRATEGIES = ("string", "re2")
-_ID_STRATEGIES = ("any", "id", "name", "re2")
+_STRATEGIES = {"string": "string", "re2": "re2"}
+_ID_STRATEGIES: Mapping[str, Literal["any", "id", "name", "re2"]] = {
+    "any": "any",
+    "id": "id",
+    "name": "name",
+    "re2": "re2",
+}
 INCLUDES = (
     "containers",
     "fragments",
@@ -82,7 +79,7 @@ def parse_container(value: object, what: str) -> Container:
         exec_processes=each(members.get("exec_processes", []), f"{what}: exec_processes", _exec_process),
         signals=each(members.get("signals", []), f"{what}: signals", _signal),
         capabilities=None if capabilities is None else _capabilities(capabilities, f"{what}: capabilities"),
-        user=_user(members["user"], f"{what}: user") if "user" in members else User(),
+        user=_user(members["user"], f"{what}: user") if "user" in members else UserRule(),
         working_dir=text(members.get("working_dir", "/"), f"{what}: working_dir"),
         allow_elevated=flag(members.get("allow_elevated", False), f"{what}: allow_elevated"),
         allow_stdio_access=flag(members.get("allow_stdio_access", False), f"{what}: allow_stdio_access"),
@@ -168,10 +165,10 @@ def _capabilities(value: object, what: str) -> Capabilities:
     return Capabilities(**{name: texts(members[name], f"{what}: {name}") for name in CAPABILITY_SETS})
 
 
-def _user(value: object, what: str) -> User:
+def _user(value: object, what: str) -> UserRule:
     names = frozenset({"group_idnames", "umask", "user_idname"})
     members = checked(as_members(value, what), what, required=names)
-    return User(
+    return UserRule(
         _id_name(members["user_idname"], f"{what}: user_idname"),
         each(members["group_idnames"], f"{what}: group_idnames", _id_name),
         text(members["umask"], f"{what}: umask"),
@@ -234,10 +231,10 @@ def _optional_text(members: Members, name: str, what: str) -> str | None:
     return text(members[name], f"{what}: {name}") if name in members else None
 
 
-def _one_of(value: object, words: tuple[str, ...], what: str) -> str:
-    if value not in words:
+def _one_of(value: object, words: Mapping[str, Word], what: str) -> Word:
+    if not isinstance(value, str) or value not in words:
         raise MalformedInput(f"{what}: {str(value)[:40]!r}, wanted one of {', '.join(words)}")
-    return str(value)
+    return words[value]
 
 
 def _wrong(what: str, wanted: str) -> NoReturn:

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-JsonObject = dict[str, object]
-CAPABILITY_SETS = ("ambient", "bounding", "effective", "inheritable", "permitted")
+from sidecar.policy.members import ANYBODY, Capabilities, ExecProcess, JsonObject, UserRule
+
 FLAGS = (
     "allow_properties_access",
     "allow_dump_stacks",
@@ -62,58 +62,6 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True)
-class ExecProcess:
-    """A further process that may be started in the container."""
-
-    command: tuple[str, ...]
-    signals: tuple[int, ...] = ()
-
-    def to_json(self) -> JsonObject:
-        return {"command": list(self.command), "signals": list(self.signals)}
-
-
-@dataclass(frozen=True, slots=True)
-class IdName:
-    """What a user or a group must be; strategy any, id, name or re2."""
-
-    pattern: str = ""
-    strategy: str = "any"
-
-    def to_json(self) -> JsonObject:
-        return {"pattern": self.pattern, "strategy": self.strategy}
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """Whom the container may run as."""
-
-    user: IdName = IdName()
-    groups: tuple[IdName, ...] = (IdName(),)
-    umask: str = "0022"
-
-    def to_json(self) -> JsonObject:
-        return {
-            "group_idnames": [group.to_json() for group in self.groups],
-            "umask": self.umask,
-            "user_idname": self.user.to_json(),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """The five capability sets of a process."""
-
-    ambient: tuple[str, ...] = ()
-    bounding: tuple[str, ...] = ()
-    effective: tuple[str, ...] = ()
-    inheritable: tuple[str, ...] = ()
-    permitted: tuple[str, ...] = ()
-
-    def to_json(self) -> JsonObject:
-        return {name: list(getattr(self, name)) for name in CAPABILITY_SETS}
-
-
-@dataclass(frozen=True, slots=True)
 class Container:
     """A container that the policy admits.
 
@@ -133,7 +81,7 @@ class Container:
     exec_processes: tuple[ExecProcess, ...] = ()
     signals: tuple[int, ...] = ()
     capabilities: Capabilities | None = None
-    user: User = User()
+    user: UserRule = ANYBODY
     working_dir: str = "/"
     allow_elevated: bool = False
     allow_stdio_access: bool = False

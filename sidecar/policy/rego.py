@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sidecar.errors import UsageError
-from sidecar.policy.containers import JsonObject
+from sidecar.policy.members import JsonObject
 
 DEFAULT_API = "0.11.0"
 DEFAULT_FRAMEWORK = "0.2.3"

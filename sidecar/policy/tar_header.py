@@ -65,18 +65,19 @@ def parse_header(block: bytes | memoryview) -> Header:
     header.gid = parse_number(block[116:124], "gid")
     header.size = parse_number(block[124:136], "size")
     header.modified = parse_number(block[136:148], "mtime"), 0
-    dialect = block[257:265]
-    if dialect in (b"ustar\x0000", b"ustar  \x00"):
+    # Of ustar the version is not looked at, of GNU it is part of the mark.
+    ustar, gnu = block[257:263] == b"ustar\0", block[257:265] == b"ustar  \0"
+    if ustar or gnu:
         header.device = parse_number(block[329:337], "devmajor"), parse_number(block[337:345], "devminor")
     prefix = b""
-    if dialect == b"ustar\x0000":
+    if ustar:
         if block[508:512] == b"tar\0":
             prefix = _text(block[345:476])
             header.accessed = parse_number(block[476:488], "atime"), 0
             header.changed = parse_number(block[488:500], "ctime"), 0
         else:
             prefix = _text(block[345:500])
-    elif dialect == b"ustar  \x00":
+    elif gnu:
         header.gnu = True
         prefix = _gnu_times(header, block)
     if prefix:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import resource
-import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -35,8 +34,8 @@ def loaded(code: str) -> set[str]:
     "words", [["-c", "import encfs"], ["-m", "encfs", "--help"]], ids=["import encfs", "encfs --help"]
 )
 def test_starts_at_once(words: list[str]) -> None:
-    seconds = statistics.median(processor_seconds([sys.executable, *words]) for _ in range(3))
-    assert seconds < BOUND_SECONDS
+    # The least of several: what else runs on the machine only ever adds.
+    assert min(processor_seconds([sys.executable, *words]) for _ in range(5)) < BOUND_SECONDS
 
 
 HELP = """

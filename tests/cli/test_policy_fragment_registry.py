@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from fakes.registries import get, put_image
 from fakes.registry import run_registry
 
 from sidecar.errors import ExitCode
+from sidecar.policy.testchain import make_test_chain
 
 pytestmark = pytest.mark.registry
 FRAGMENT = ("sidecar", "policy", "fragment")
@@ -28,9 +30,11 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def commands(tmp_path: Path) -> Commands:
     (tmp_path / "a.rego").write_bytes(policy_text(container(allow_stdio_access=False)))
-    found = Commands(tmp_path, {"XDG_CACHE_HOME": str(tmp_path / "cache")})
-    found.run("sidecar", "policy", "testchain", "keys", "--kind", "p384", check=True)
-    return found
+    chain = make_test_chain(now=datetime.now(UTC))
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "key.pem").write_bytes(chain.key_pem)
+    (tmp_path / "keys" / "chain.pem").write_bytes(chain.chain_pem)
+    return Commands(tmp_path, {"XDG_CACHE_HOME": str(tmp_path / "cache")})
 
 
 def test_attached_pulled_and_imported(commands: Commands, host: str) -> None:

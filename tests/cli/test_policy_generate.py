@@ -319,10 +319,19 @@ def test_entries_can_be_passed_on(run: Run) -> None:
     Path("c.json").write_text(json.dumps({"fragments": [imported]}))
     code, passed, _ = run("-i", "c.json", "--with-containers", entries, "--outraw")
     assert code == 0
+    Path("entries.json").write_text(entries)
+    assert run("-i", "c.json", "--with-containers", "entries.json", "--outraw")[1] == passed
     assert (
         parse_policy(passed.encode()).containers
         == parse_policy(run(*words, "--outraw")[1].encode()).containers
     )
+
+
+def test_ready_entries_alone_make_a_policy(run: Run) -> None:
+    entry = json.dumps({"name": "ready", "layers": ["ab" * 32], "command": ["x"]})
+    code, out, _ = run("--with-containers", entry, "--outraw")
+    assert code == 0
+    assert [one.name for one in parse_policy(out.encode()).containers] == ["ready", "pause-container"]
 
 
 def test_a_container_covered_by_a_signed_fragment_is_left_out(run: Run, tmp_path: Path) -> None:
@@ -372,6 +381,7 @@ def test_a_configuration(run: Run, tmp_path: Path) -> None:
         (["--image", NAME, "-v"], "--validate-sidecar"),
         (["--image", NAME, "--tar", "layout", "--api-version", "9.9.9"], "api version '9.9.9'"),
         (["--image", NAME, "--tar", "layout", "--with-containers", "{}"], "no layers"),
+        (["--image", NAME, "--tar", "layout", "--with-containers", "nowhere"], "No such file"),
         (["--image", NAME, "--image", "b:1", "--tar", "layout"], "one archive for 2 images"),
         (["--image", NAME, "--tar", "nowhere"], "nowhere: No such file"),
         (["--image", "NOT/a/Name", "-y"], "wanted [HOST"),

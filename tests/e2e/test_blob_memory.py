@@ -49,6 +49,8 @@ def remote(
         finally:
             proxy.flow()
             tear_down(commands.folder / "run", commands.folder)
+            for path in (commands.folder / "run").glob("*.log"):
+                print(path.read_text())  # shown when a test fails
 
 
 @pytest.fixture

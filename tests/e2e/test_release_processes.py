@@ -59,6 +59,43 @@ def import_key(commands: Commands, *words: str) -> Any:
 
 @pytest.mark.fuse
 @pytest.mark.root
+def test_an_anchor_in_the_vault_tells_an_older_image(guest: Commands) -> None:
+    """In a tag of the volume's own key, written through the identity that released it."""
+    config(guest, "anchored")
+    import_key(guest, "-kh", "key.bin")
+    words = ("--size", "32M", "--key-file", "key.bin", "--integrity", "hmac-sha256")
+    guest.run("encfs", "create", "data.img", *words, check=True)
+    mnt, image = guest.folder / "mnt", guest.folder / "data.img"
+    mount = (
+        "encfs",
+        "mount",
+        image,
+        mnt,
+        "--key-config",
+        "key.json",
+        "--anchor",
+        "vault",
+        "--require",
+        "rollback",
+    )
+    guest.run(*mount, check=True)
+    guest.run("encfs", "unmount", mnt, check=True)
+    old = image.read_bytes()
+    guest.run(*mount, check=True)
+    (mnt / "file").write_text("kept")
+    guest.run("encfs", "unmount", mnt, check=True)
+    new = image.read_bytes()
+    image.write_bytes(old)
+    refused = guest.run(*mount)
+    assert (refused.code, "anchored was" in refused.err) == (ExitCode.ROLLED_BACK, True), refused
+    image.write_bytes(new)
+    guest.run(*mount, check=True)
+    assert (mnt / "file").read_text() == "kept"
+    guest.run("encfs", "unmount", mnt, check=True)
+
+
+@pytest.mark.fuse
+@pytest.mark.root
 def test_a_volume_opens_with_a_released_key_and_only_under_its_policy(guest: Commands) -> None:
     config(guest, "volume")
     imported = import_key(guest, "-kh", "key.bin")

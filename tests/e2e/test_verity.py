@@ -88,6 +88,13 @@ def test_a_changed_header_is_refused_before_the_key_is_used(
     commands.run("encfs", "check", image, *KEY, "--root-hash", root, check=True)
 
 
+def test_info_says_that_it_is_sealed(commands: Commands, sealed: tuple[Path, str]) -> None:
+    image, _ = sealed
+    assert "sealed by a hash tree" in commands.run("encfs", "info", image, check=True).out
+    found = json.loads(commands.run("encfs", "info", image, "--json", check=True).out)
+    assert 0 < found["sealed_size"] < image.stat().st_size
+
+
 def test_refusals(commands: Commands, sealed: tuple[Path, str]) -> None:
     image, root = sealed
     other = commands.run("encfs", "check", image, *KEY, "--root-hash", "00" * 32)

@@ -19,6 +19,7 @@ FILE = Snapshot(
     driver_pid=7,
     requests=10,
     in_flight=1,
+    tampered=4,
     store={"kind": "file", "dirty_bytes": 0},
 )
 BLOB = replace(
@@ -62,3 +63,7 @@ def test_what_is_not_known_is_no_sample() -> None:
     assert "lease" not in text
     assert "token_expiry" not in text
     assert "/images" not in text, "no path is a label"
+
+
+def test_verification_failures_are_counted() -> None:
+    assert 'encfs_verification_failures_total{volume="0"} 4' in metrics_text([FILE], ready=True).decode()

@@ -63,6 +63,8 @@ def test_only_what_a_store_needs_goes_to_a_driver() -> None:
         "IDENTITY_HEADER": "h",
         "SIDECAR_CA_FILE": "ca",
         "SIDECAR_ALLOWED_HOSTS": "x",
+        "SSL_CERT_FILE": "roots",
+        "https_proxy": "http://proxy",
         "SIDECAR_SNP": "software",
         "HOME": "/root",
         "PASSWORD": "p",

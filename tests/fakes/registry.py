@@ -76,6 +76,7 @@ def run_registry(
     folder: Path, *, auth: Mapping[str, Any] | None = None, tls: Mapping[str, str] | None = None
 ) -> Iterator[Registry]:
     """Start one on a free port; ends it."""
+    folder.mkdir(exist_ok=True)
     root = folder / "storage"
     http: dict[str, Any] = {"addr": "127.0.0.1:0", "secret": "for tests"}
     settings = {

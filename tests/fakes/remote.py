@@ -6,12 +6,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from fakes.blobservice import BlobService
+from fakes.blobservice import CONTAINER, BlobService
 from fakes.commands import Commands, Result
 from fakes.faultproxy import FaultProxy
 from fakes.volumes import run_or_tear_down
 
 _PIECE = 1 << 20
+_CHUNK = 16 << 20
 
 
 def put_image(service: BlobService, image: Path) -> str:
@@ -67,7 +68,15 @@ class Remote:
     def download(self) -> Path:
         """What the store holds now, as an image; past the proxy."""
         path = self.commands.folder / "copy.img"
-        path.write_bytes(self.direct.content(self.name))
+        size = int(self.direct.properties(self.name)["content-length"])
+        with path.open("wb") as file:
+            file.truncate(size)
+            for start in range(0, size, _CHUNK):
+                span = f"bytes={start}-{min(start + _CHUNK, size) - 1}"
+                answer = self.direct.send("GET", f"/{CONTAINER}/{self.name}", x_ms_range=span)
+                assert answer.status_code == 206, answer.text
+                if any(answer.content):
+                    os.pwrite(file.fileno(), answer.content, start)
         return path
 
     def replay(self, out: Path | None = None, folder: str = "") -> None:

@@ -8,6 +8,7 @@ its own full; after it, our stack reads every sector, and `encfs mount` the file
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import secrets
@@ -47,7 +48,8 @@ CHUNK = 1 << 20
 MOUNTED = ("ours-4096", "ours-512", "theirs-4096", "theirs-512", "killed")
 TORN = tuple(f"torn-{number}" for number in range(5))
 STOPPED = "stopped"  # the kernel's machine stops while it is open
-NAMES = (*MOUNTED, *TORN, STOPPED)
+SEALED = "sealed"
+NAMES = (*MOUNTED, *TORN, SEALED, STOPPED)
 FILE = os.urandom(300_001)
 
 JOB = """
@@ -138,9 +140,17 @@ async def torn_segment(volume_key: Secret, number: int) -> bytes:
         return store.after_power_loss(dice, (0.0, 0.3, 0.5, 0.7, 1.0)[number])
 
 
-def job(devices: dict[str, str]) -> str:
+def job(devices: dict[str, str], seal: dict[str, object]) -> str:
     steps = [JOB]
     for name, device in devices.items():
+        if name == SEALED:
+            root, size = seal["root_hash"], seal["data_size"]
+            steps.append(f"veritysetup open --hash-offset={size} {device} sealed {device} {root}")
+            steps.append("cryptsetup open --readonly --key-file key /dev/mapper/sealed v")
+            steps.append("mount -o ro /dev/mapper/v /mnt")
+            steps.append(f"(cd /mnt && find . -type f -exec sha256sum {{}} + | sed 's/^/{name} file /')")
+            steps.append("umount /mnt; cryptsetup close v; veritysetup close sealed")
+            continue
         if name.startswith("theirs"):
             steps.append(f"format {device} {name.partition('-')[2]}; open {device}; fill; cryptsetup close v")
         if name == STOPPED:
@@ -169,6 +179,9 @@ def verdict(guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     try:
         make_ours(commands, images)
         kill_half_way(commands, images["killed"])
+        words = ("--from", "source", "--key-file", "key", "--quiet")
+        commands.run("encfs", "create", images[SEALED], *words, check=True)
+        seal = json.loads(commands.run("encfs", "seal", images[SEALED], "--json", check=True).out)
         for number, name in enumerate(TORN):
             make_torn(key, images[name], number)
         for name in ("theirs-4096", "theirs-512"):
@@ -177,7 +190,7 @@ def verdict(guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         found = Verdict(commands, images, {"big": digest})
         expected = {name: sha256_of(images[name], key) for name in TORN}
         devices = dict(zip(images, (f"/dev/vd{letter}" for letter in ascii_lowercase), strict=False))
-        ran = guest.run(job(devices), images=[*images.values()], files={"key": key, "big": FILE})
+        ran = guest.run(job(devices, seal), images=[*images.values()], files={"key": key, "big": FILE})
         for line in ran.check().splitlines():
             name, _, rest = line.partition(" ")
             kind, _, rest = rest.partition(" ")
@@ -218,6 +231,11 @@ async def plain_digest(image: Path, key: bytes) -> str:
 def test_the_kernel_sees_every_file(verdict: Verdict, name: str) -> None:
     fsynced = {"fsynced": verdict.expected["big"]} if name == "killed" else {}
     assert verdict.files[name] == verdict.expected | fsynced
+
+
+def test_the_kernel_verifies_what_we_sealed(verdict: Verdict) -> None:
+    """dm-verity below dm-crypt, read-only."""
+    assert verdict.files[SEALED] == verdict.expected
 
 
 @pytest.mark.parametrize("name", [*MOUNTED, *TORN])

@@ -24,6 +24,9 @@ from fakes.sidecarserver import Served, sidecar_served
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import ResponseReceived, StreamEnded, TrailersReceived
 
 from sidecar.allow import Allowed, Caller, KeyRule
 from sidecar.config import SidecarSettings
@@ -303,6 +306,36 @@ async def test_a_deadline_of_the_caller_ends_the_call(start_cloud: Any, keys: Pa
                 timeout=0.5,
                 key_provider_key_wrap_protocol_input=data,
             )
+
+
+async def test_a_status_travels_behind_headers_of_its_own(here: Client, keys: Path) -> None:
+    """Some clients see a broken stream when the status stands in the first headers."""
+    options: dict[str, Any] = {"port": None, "grpc_port": 0, "key_directory": keys, "host": "127.0.0.1"}
+    async with sidecar_served(here.cloud.environment, **options) as served:
+        host, port = served.grpc_target.split(":")
+        calls = {
+            b"/key_provider.KeyProviderService/SayHello": (b"0", b"\0\0\0\0\3\n\1x"),
+            b"/key_provider.KeyProviderService/UnWrapKey": (b"3", b"\0\0\0\0\0"),
+            b"/key_provider.KeyProviderService/Nothing": (b"12", b"\0\0\0\0\0"),
+            b"/key_provider.KeyProviderService/GetReport": (b"12", b"\1\0\0\0\0"),
+        }
+        for path, (status, body) in calls.items():
+            async with await trio.open_tcp_stream(host, int(port)) as stream:
+                client = H2Connection(H2Configuration(client_side=True, header_encoding=None))
+                client.initiate_connection()
+                head = {b":method": b"POST", b":path": path, b":scheme": b"http", b":authority": b"x"}
+                head |= {b"content-type": b"application/grpc", b"te": b"trailers"}
+                client.send_headers(1, list(head.items()))
+                client.send_data(1, body, end_stream=True)
+                await stream.send_all(client.data_to_send())
+                seen: list[Any] = []
+                with trio.fail_after(20):
+                    while not any(isinstance(event, StreamEnded) for event in seen):
+                        seen += client.receive_data(await stream.receive_some())
+            (first,) = [dict(event.headers) for event in seen if isinstance(event, ResponseReceived)]
+            (last,) = [dict(event.headers) for event in seen if isinstance(event, TrailersReceived)]
+            assert b"grpc-status" not in first
+            assert last[b"grpc-status"] == status, (path, last)
 
 
 # -- an image layer ---------------------------------------------------------------------------------

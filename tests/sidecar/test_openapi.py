@@ -47,6 +47,7 @@ async def test_as_published(here: Client, tmp_path: Path) -> None:
         await judged(served.addresses["http"], tmp_path, published, 15)
 
 
+@pytest.mark.slow
 async def test_with_what_exists(
     start_cloud: Any, quiet: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,8 +13,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.errors import UsageError
 from sidecar.jose import b64u_encode
 from sidecar.redact import MARK, RedactingFormatter, redact
+from sidecar.running import complain
 
 TOKEN = ".".join(b64u_encode(part) for part in (b'{"alg":"RS256","kid":"x"}', b'{"a":1}', bytes(range(200))))
 KEY = b64u_encode(bytes(range(32)))
@@ -109,3 +111,17 @@ def test_no_private_member_survives(secret: bytes, name: str) -> None:
         document = {"kty": "oct", name: text, "key_ops": ["encrypt"]}
         for shown in (json.dumps(document), repr(document), json.dumps(json.dumps(document))):
             assert text not in redact(shown)
+
+
+def test_secrets_of_the_environment_are_known(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AZURE_CLIENT_SECRET", "as-plain-as-words")
+    for error in (
+        UsageError("tenant: as-plain-as-words is wrong", hint="use as-plain-as-words"),
+        RuntimeError("as-plain-as-words"),
+    ):
+        complain(error)
+        shown = capsys.readouterr().err
+        assert MARK in shown
+        assert "as-plain" not in shown

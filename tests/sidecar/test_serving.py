@@ -254,7 +254,7 @@ async def test_32_releases_at_once(start_cloud: Any, quiet: None, monkeypatch: p
         for name, value in cloud.cloud.environment.items():
             monkeypatch.setenv(name, value)
         await imported(cloud)
-        for reuse, attestations in ((3600, 1), (0, 32)):
+        for reuse, attestations in ((3600, 1), (0, 8)):
             settings = SidecarSettings(reuse_seconds=reuse)
             async with sidecar_served(cloud.cloud.environment, settings) as served, served.http() as client:
                 seen: list[int] = []
@@ -265,9 +265,9 @@ async def test_32_releases_at_once(start_cloud: Any, quiet: None, monkeypatch: p
                     seen.append(answer.status_code)  # noqa: B023
 
                 async with trio.open_nursery() as nursery:
-                    for _ in range(32):
+                    for _ in range(32 if reuse else attestations):
                         nursery.start_soon(ask)
-                assert seen == [200] * 32
+                assert seen == [200] * (32 if reuse else attestations)
                 text = (await client.get("/metrics")).text
                 assert f"sidecar_attestation_tokens_made_total {attestations}\n" in text
 

@@ -117,26 +117,123 @@ async def test_a_write_that_arrives_late_does_not_land_on_a_newer_one(
     await device.aclose()
 
 
-async def test_a_late_write_between_asking_and_writing_is_our_own(
-    network: BadNetwork, device: BlobDevice, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+async def test_a_late_write_that_comes_before_the_fence_is_written_over(
+    network: BadNetwork, device: BlobDevice, autojump_clock: Clock
 ) -> None:
-    """It arrives after the ETag was asked for: the write meets 412, and knows why."""
     network.hold = True
     with pytest.raises(StoreUnavailable):
         await device.write(0, b"o" * 512)
     network.hold = False
-    ask = device._ask_etag
-
-    async def ask_and_be_late(lease: object) -> None:
-        await ask(lease)  # type: ignore[arg-type]
-        while network.held:
-            assert (await network.deliver(network.held.pop())).status_code == 201
-
-    monkeypatch.setattr(device, "_ask_etag", ask_and_be_late)
+    assert (await network.deliver(network.held.pop())).status_code == 201
     await device.write(0, b"n" * 512)
     assert (await network.content())[:512] == b"n" * 512
     assert not device.read_only
     await device.aclose()
+
+
+async def test_writes_at_once_are_under_way_together(
+    network: BadNetwork, device: BlobDevice, autojump_clock: Clock
+) -> None:
+    """Ten writes of a second each take little more than a second, and none counts as a stranger's."""
+    await device.write(0, b"x" * 512)
+    network.faults.rules = network.faults.parse(["blob/put-page:delay=1"]).rules
+    start = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for index in range(10):
+            nursery.start_soon(device.write, index * 512, bytes([index]) * 512)
+    assert trio.current_time() - start < 3
+    assert (await network.content())[:5120] == b"".join(bytes([i]) * 512 for i in range(10))
+    assert not device.read_only
+    await device.aclose()
+
+
+async def test_one_lost_answer_among_many_fences_all_of_them_off(
+    network: BadNetwork, device: BlobDevice, autojump_clock: Clock
+) -> None:
+    patient = Retry(device)
+    network.lose_answers = 3
+    async with trio.open_nursery() as nursery:
+        for index in range(10):
+            nursery.start_soon(patient.write, index * 512, bytes([index + 1]) * 512)
+    assert (await network.content())[:5120] == b"".join(bytes([i + 1]) * 512 for i in range(10))
+    sequences = {h["x-ms-if-sequence-number-eq"] for _, comp, h in network.seen if comp == "page"}
+    assert len(sequences) > 1
+    assert not device.read_only
+    await device.aclose()
+
+
+async def test_a_write_that_is_under_way_when_others_are_fenced_off_is_written_again(
+    network: BadNetwork, device: BlobDevice, autojump_clock: Clock
+) -> None:
+    deliver, slow = network.deliver, [True]
+
+    async def delayed(request: object) -> object:
+        # The write of the third sector is on its way for 5 s; the fence is faster.
+        if slow and request.headers.get("x-ms-range") == "bytes=1024-1535":  # type: ignore[attr-defined]
+            slow.clear()
+            await trio.sleep(5)
+        return await deliver(request)  # type: ignore[arg-type]
+
+    network.deliver = delayed  # type: ignore[method-assign,assignment]
+    network.faults.rules = network.faults.parse(["blob/put-page:delay=0.5,times=1"]).rules
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(device.write, 0, b"1" * 512)
+        await trio.sleep(0.1)
+        nursery.start_soon(device.write, 1024, b"3" * 512)  # waits for the one that started alone
+        await trio.sleep(1)
+        network.lose_answers = 1
+        await Retry(device).write(512, b"2" * 512)
+    network.deliver = deliver  # type: ignore[method-assign]
+    assert (await network.content())[:1536] == b"1" * 512 + b"2" * 512 + b"3" * 512
+    assert not device.read_only
+    await device.aclose()
+
+
+async def test_a_fence_that_is_raised_but_not_answered_yet_is_ours(
+    network: BadNetwork, device: BlobDevice, autojump_clock: Clock
+) -> None:
+    """A write is refused by the new number before the answer to its raise is here."""
+    handle, slow = network.handle_async_request, [True]
+
+    async def late_answers(request: object) -> object:
+        if slow and request.headers.get("x-ms-range") == "bytes=1024-1535":  # type: ignore[attr-defined]
+            slow.clear()
+            await trio.sleep(5)
+        answer = await handle(request)  # type: ignore[arg-type]
+        if "x-ms-sequence-number-action" in request.headers:  # type: ignore[attr-defined]
+            await trio.sleep(9)
+        return answer
+
+    network.handle_async_request = late_answers  # type: ignore[method-assign,assignment]
+    network.faults.rules = network.faults.parse(["blob/put-page:delay=0.5,times=1"]).rules
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(device.write, 0, b"1" * 512)
+        await trio.sleep(0.1)
+        nursery.start_soon(device.write, 1024, b"3" * 512)  # waits for the one that started alone
+        await trio.sleep(1)
+        network.lose_answers = 1
+        await Retry(device).write(512, b"2" * 512)
+    assert (await network.content())[:1536] == b"1" * 512 + b"2" * 512 + b"3" * 512
+    assert not device.read_only
+    await device.aclose()
+
+
+async def test_a_stranger_among_many_writes_is_noticed_by_the_next_one_alone(
+    network: BadNetwork, device: BlobDevice, autojump_clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await device.write(0, b"1" * 512)
+    assert device.lease is not None
+    stolen = {
+        "x_ms_lease_id": device.lease.lease_id,
+        "x_ms_page_write": "update",
+        "x_ms_range": "bytes=0-511",
+    }
+    assert (await network.owner("PUT", "comp=page", b"s" * 512, **stolen)).status_code == 201
+    with pytest.raises(LeaseLost):
+        await device.write(0, b"2" * 512)
+    assert (await network.content())[:512] == b"s" * 512
+    assert "read-only from here on" in caplog.text
+    caplog.clear()
 
 
 async def test_a_cancelled_write_leaves_the_device_usable(
@@ -300,6 +397,52 @@ async def test_an_expired_token_is_renewed_once(network: BadNetwork, autojump_cl
 # -- everything at once ---------------------------------------------------------------------------
 
 TROUBLE = st.sampled_from(["none", "none", "lost", "hold", "down", "503", "late", "sleep"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.tuples(TROUBLE, st.integers(0, 15), st.integers(1, 8)), max_size=6), max_size=8))
+def test_what_was_accepted_at_once_is_there_whatever_happens(
+    rounds: list[list[tuple[str, int, int]]],
+) -> None:
+    """The same with several writes at once, each to a part of its own; late ones arrive at any time."""
+
+    async def one(network: BadNetwork, device: BlobDevice, trouble: str, offset: int, data: bytes) -> None:
+        try:
+            network.hold, network.lose_answers = trouble == "hold", int(trouble == "lost")
+            await device.write(offset, data)
+        except StoreUnavailable:
+            network.hold = False
+            if trouble == "late" and network.held:
+                await network.deliver(network.held.pop(0))
+            await Retry(device).write(offset, data)
+
+    async def run() -> None:
+        network = BadNetwork()
+        try:
+            await network.page_blob(SIZE)
+            device = await opened(network)
+            model = bytearray(SIZE)
+            for number, steps in enumerate(rounds):
+                async with trio.open_nursery() as nursery:
+                    for lane, (trouble, first, count) in enumerate(steps):
+                        offset = lane * 8192 + first * 512
+                        data = bytes([number * 8 + lane + 1]) * (min(count, 16 - first) * 512)
+                        nursery.start_soon(one, network, device, trouble, offset, data)
+                        model[offset : offset + len(data)] = data
+                network.hold, network.lose_answers = False, 0
+                if number % 2 and network.held:
+                    await network.deliver(network.held.pop())
+            await device.write(SIZE - 512, b"!" * 512)
+            model[SIZE - 512 :] = b"!" * 512
+            for late in network.held:
+                await network.deliver(late)
+            assert await network.content() == model
+            assert not device.read_only
+            await device.aclose()
+        finally:
+            network.close()
+
+    trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 @settings(max_examples=60, deadline=None)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from encfs.block.cache import Cache, open_cache
-from encfs.block.cachesettings import DEMAND, CacheSettings
+from encfs.block.cachesettings import BLOCK_OVERHEAD, DEMAND, CacheSettings
 from encfs.block.device import read
 from encfs.errors import StoreError
 
@@ -30,7 +30,7 @@ SLOTS = 10
 SIZE = 30 * BLOCK + 5 * UNIT
 
 SETTINGS = CacheSettings(
-    size_bytes=2 * BLOCK * (2 + DEMAND) + 3 * 2 * BLOCK + SLOTS * BLOCK,
+    size_bytes=2 * BLOCK * (2 + DEMAND) + 3 * 2 * BLOCK + SLOTS * (BLOCK + BLOCK_OVERHEAD),
     block_bytes=BLOCK,
     read_ahead=4 * BLOCK,
     fetch_bytes=2 * BLOCK,

@@ -126,6 +126,28 @@ async def test_every_changed_block_is_an_error() -> None:
     assert checked > 2000
 
 
+async def test_a_changed_bit_anywhere_in_a_large_volume_is_an_error() -> None:
+    """Random places of 192 MiB, with the kernel's areas of 16 MiB and with ours."""
+    dice = random.Random(4)
+    for interleave in (10, 15):
+        segment = 192 << 20
+        layout = new_layout(segment, device_size=segment, block_size=4096, interleave=interleave)
+        store = MemoryDevice(bytearray(segment))
+        await format_segment(store, layout, split_key(KEY)[1])
+        device = await opened(store)
+        for _ in range(300):
+            block = dice.randrange(layout.blocks)
+            tag = dice.random() < 0.5
+            at = layout.tag_offset(block) if tag else layout.data_offset(block)
+            at += dice.randrange(32 if tag else 4096)
+            store.data[at] ^= 1 << (bit := dice.randrange(8))
+            fresh = await opened(store, read_only=True)
+            with pytest.raises(Tampered, match=f"block {block} of the volume"):
+                await read(fresh, block * 4096, 4096)
+            store.data[at] ^= 1 << bit
+            await read(device, block * 4096, 4096)
+
+
 async def expect_bad(raw: bytearray, data: bytes, bad: set[int]) -> None:
     device = await opened(MemoryDevice(raw), read_only=True)
     for block in bad:
@@ -167,7 +189,8 @@ async def test_refusals() -> None:
 
 
 @pytest.mark.parametrize("device_size", [16 << 20, 64 << 20, 256 << 20])
-async def test_power_may_be_lost_at_every_step(device_size: int) -> None:
+@pytest.mark.parametrize("most", [30, pytest.param(10_000, marks=pytest.mark.slow)])
+async def test_power_may_be_lost_at_every_step(device_size: int, most: int) -> None:
     """At every write and flush of many histories, with any sectors of unflushed writes lost.
 
     Afterwards every block is readable, is no older than what was durable, and nothing that nobody wrote.
@@ -180,7 +203,7 @@ async def test_power_may_be_lost_at_every_step(device_size: int) -> None:
         seed = dice.random()
         whole = CrashStore(image)
         await run(whole, random.Random(seed), layout)
-        stops = range(whole.calls) if whole.calls < 30 else sorted(dice.sample(range(whole.calls), 30))
+        stops = range(whole.calls) if whole.calls < most else sorted(dice.sample(range(whole.calls), most))
         for stop in stops:
             store = CrashStore(image, stop)
             model = await run(store, random.Random(seed), layout)

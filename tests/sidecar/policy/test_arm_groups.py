@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sidecar.errors import MalformedInput
 from sidecar.policy.arm import parse_template
 from sidecar.policy.arm_groups import template_groups
-from sidecar.policy.containers import ContainerGroup, EnvRule, ExecProcess, Mount
+from sidecar.policy.containers import ContainerGroup, EnvRule, Mount
+from sidecar.policy.members import ExecProcess
 
 TYPE = "Microsoft.ContainerInstance/containerGroups"
 

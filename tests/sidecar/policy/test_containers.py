@@ -19,10 +19,8 @@ from sidecar.policy.containers import (
     ContainerEntry,
     ContainerSpec,
     EnvRule,
-    IdName,
     Scenario,
     SecurityContext,
-    UserRule,
     escape_re2,
     literal_env,
     pattern_env,
@@ -40,6 +38,7 @@ from sidecar.policy.containers_security import capabilities_of, parse_security, 
 from sidecar.policy.containers_users import user_rule
 from sidecar.policy.generate import covers
 from sidecar.policy.image import ImageConfig, ResolvedImage
+from sidecar.policy.members import IdName, UserRule
 from sidecar.policy.parse_containers import parse_container
 
 LAYER = "ab" * 32

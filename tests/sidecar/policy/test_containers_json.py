@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import MalformedInput
-from sidecar.policy.containers import ContainerSpec, EnvRule, ExecProcess, Mount, Scenario
+from sidecar.policy.containers import ContainerSpec, EnvRule, Mount, Scenario
 from sidecar.policy.containers_json import parse_config
 from sidecar.policy.generate import GenerateOptions, generate
 from sidecar.policy.image import ImageConfig, ResolvedImage
+from sidecar.policy.members import ExecProcess
 
 IMPORT = {"feed": "f", "issuer": "did:x509:x", "includes": ["containers"], "minimum_svn": "1"}
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sidecar.errors import MalformedInput
-from sidecar.policy.containers import ContainerSpec, EnvRule, ExecProcess
+from sidecar.policy.containers import ContainerSpec, EnvRule
 from sidecar.policy.containers_kubernetes import Pod, kubernetes_pods
 from sidecar.policy.containers_yaml import read_documents
+from sidecar.policy.generate_sources import yaml_source
+from sidecar.policy.members import ExecProcess
 
 
 def no(question: str) -> bool:
@@ -270,3 +275,53 @@ def test_expansion_is_bounded() -> None:
     ]
     with pytest.raises(MalformedInput, match="a value of over"):
         container(f"env: [{', '.join(variables)}]")
+
+
+KEYS = st.sampled_from(
+    re.findall(
+        r"\S+",
+        """
+        kind metadata name labels annotations spec template jobTemplate containers initContainers image
+        command args env value valueFrom configMapKeyRef secretKeyRef resourceFieldRef fieldRef resource key
+        volumes volumeMounts mountPath volumeClaimTemplates accessModes securityContext runAsUser capabilities
+        add livenessProbe lifecycle preStop exec data stringData resources limits cpu nodeSelector os
+        """,
+    )
+)
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-1, 3)
+    | st.sampled_from(["Pod", "Deployment", "ConfigMap", "Secret", "c", "/x", "$(c)", "YQ==", "limits.cpu"])
+)
+ANYTHING = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=5),
+    max_leaves=30,
+)
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(KEYS, ANYTHING, max_size=5),
+    st.dictionaries(KEYS, ANYTHING, max_size=5),
+    st.dictionaries(KEYS, ANYTHING, max_size=5),
+)
+def test_any_objects_have_pods_or_a_typed_error(
+    document: dict[str, Any], spec: dict[str, Any], container: dict[str, Any]
+) -> None:
+    pod = {
+        "kind": "Pod",
+        **document,
+        "spec": {"containers": [{"name": "c", "image": "i", **container}], **spec},
+    }
+    text = "\n---\n".join(json.dumps(one, indent=1) for one in (document, pod))
+    try:
+        source = yaml_source(text.encode(), yes)
+    except MalformedInput:
+        return
+    assert source.inject is not None
+    after = source.inject(["cGFja2FnZQ=="] * len(source.groups))
+    again = yaml_source(after, yes)
+    assert [one.existing for one in again.groups] == ["cGFja2FnZQ=="] * len(source.groups)
+    assert [one.containers for one in again.groups] == [one.containers for one in source.groups]

@@ -52,12 +52,25 @@ metadata:
         "\n".join(ENCODED[i : i + 76] for i in range(0, len(ENCODED), 76)).encode(),
         template(group("g", ENCODED)),
         b"\xef\xbb\xbf" + template(group("g", ENCODED)),
+        b"// note\n" + template(group("g", ENCODED)) + b"/* end */",
         json.dumps(group("g", ENCODED, key="CCEPOLICY")).encode(),
         json.dumps([{"nested": {"template": {"resources": [group("g", ENCODED)]}}}]).encode(),
         MANIFEST.encode(),
         MANIFEST.replace('"', "").replace("\n", "\r\n").encode(),
     ],
-    ids=["text", "base64", "line end", "wrapped", "template", "mark", "deployed", "nested", "yaml", "crlf"],
+    ids=[
+        "text",
+        "base64",
+        "line end",
+        "wrapped",
+        "template",
+        "mark",
+        "comments",
+        "deployed",
+        "nested",
+        "yaml",
+        "crlf",
+    ],
 )
 def test_one_policy_everywhere(data: bytes) -> None:
     (found,) = find_policies(data)

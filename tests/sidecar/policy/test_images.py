@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from fakes.oci_images import (
     write_archive,
     write_folder,
 )
+from fakes.registry import run_registry
 
 from sidecar.errors import DigestMismatch, LayerRejected, MalformedInput, SidecarError, UsageError
 from sidecar.policy.image import ImageConfig
@@ -86,6 +88,20 @@ async def test_docker_archive_that_links_to_a_layer(tmp_path: Path, environ: dic
     files["real.tar"] = files.pop(layer)
     path = write_archive(tmp_path / "image.tar", files, {layer: "../real.tar"})
     assert await hashes(path, environ) == [PLAIN]
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+async def test_docker_archive_of_compressed_layers(
+    tmp_path: Path, environ: dict[str, str], kind: str
+) -> None:
+    files = docker_files([plain(), every_type()], {}, [])
+    packed = {name: compress(data, kind) if name.endswith("tar") else data for name, data in files.items()}
+    assert await hashes(write_archive(tmp_path / "image.tar", packed), environ) == [PLAIN, EVERY]
+    layer = next(name for name in files if name.endswith("tar"))
+    packed[layer] = compress(every_type(), kind)
+    environ["XDG_CACHE_HOME"] = str(tmp_path / "another")
+    with pytest.raises(DigestMismatch, match="layer 0, uncompressed: digest"):
+        await hashes(write_archive(tmp_path / "other.tar", packed), environ)
 
 
 async def test_platform_is_chosen(tmp_path: Path, environ: dict[str, str]) -> None:
@@ -395,11 +411,27 @@ async def test_store_of_buildah(tmp_path: Path, content: Path, environ: dict[str
         assert await hashes(tmp_path / other, environ) == root_hashes(stored)
     with pytest.raises(UsageError, match="no image nothing; it names localhost/base:1, localhost/team/app:1"):
         await hashes(f"containers-storage:[vfs@{buildah.root}]nothing", environ)
+    with run_registry(tmp_path / "registry") as registry:
+        buildah.push("localhost/team/app:1", f"docker://{registry.host}/team/app:1")
+        environ["XDG_CACHE_HOME"] = str(tmp_path / "pushed")
+        assert await hashes(f"{registry.host}/team/app:1", environ) == root_hashes(stored)
+    with_overlay = as_overlay(buildah.root, tmp_path / "overlay")
+    environ["XDG_CACHE_HOME"] = str(tmp_path / "overlaid")
+    assert await hashes(f"containers-storage:[{with_overlay}]team/app:1", environ) == root_hashes(stored)
     for copy in buildah.root.glob("vfs/dir/*/usr/lib/more"):
         copy.write_text("MORE")
     environ["XDG_CACHE_HOME"] = str(tmp_path / "another")
     with pytest.raises(DigestMismatch, match="layer 1"):
         await hashes(f"containers-storage:[vfs@{buildah.root}]team/app:1", environ)
+
+
+def as_overlay(store: Path, target: Path) -> Path:
+    """A store as the overlay driver lays it out, whether or not this kernel can mount one."""
+    for part in ("images", "layers"):
+        shutil.copytree(store / f"vfs-{part}", target / f"overlay-{part}")
+    for layer in (store / "vfs" / "dir").iterdir():
+        shutil.copytree(layer, target / "overlay" / layer.name / "diff", symlinks=True)
+    return target
 
 
 def root_hashes(image: HashedImage) -> list[str]:

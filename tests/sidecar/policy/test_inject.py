@@ -153,6 +153,18 @@ def injected(text: str) -> str:
             f"kind: Pod\nmetadata: {{name: x, annotations: {{{KEY}}}}}\n" + SPEC,
         ),
         (
+            "kind: Pod\nmetadata: {name: x, annotations: null}\n" + SPEC,
+            f"kind: Pod\nmetadata: {{name: x, annotations: {{{KEY}}}}}\n" + SPEC,
+        ),
+        (
+            "kind: Pod\nmetadata:\n  annotations: ~ # none\n  name: x\n" + SPEC,
+            f"kind: Pod\nmetadata:\n  annotations:\n    {KEY} # none\n  name: x\n" + SPEC,
+        ),
+        (
+            "kind: Pod\nmetadata:\n  annotations: # none\n  name: x\n" + SPEC,
+            f"kind: Pod\nmetadata:\n  annotations: # none\n    {KEY}\n  name: x\n" + SPEC,
+        ),
+        (
             "kind: Pod\nmetadata: {name: x}\n" + SPEC,
             f"kind: Pod\nmetadata: {{annotations: {{{KEY}}}, name: x}}\n" + SPEC,
         ),

@@ -8,15 +8,8 @@ from dataclasses import asdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.policy.containers import (
-    Capabilities,
-    ContainerEntry,
-    EnvRule,
-    ExecProcess,
-    IdName,
-    Mount,
-    UserRule,
-)
+from sidecar.policy.containers import ContainerEntry, EnvRule, Mount
+from sidecar.policy.members import Capabilities, ExecProcess, IdName, UserRule
 from sidecar.policy.parse import parse_policy
 from sidecar.policy.rego import Flags, Policy, Versions, sidecar_text
 

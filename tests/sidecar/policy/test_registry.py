@@ -6,13 +6,14 @@ import base64
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import trio
 from fakes.layer_tars import USTAR, every_type, file, make_tar, plain, vectors
 from fakes.oci_images import LAYER, MANIFEST, Blobs, digest
 from fakes.registry import (
@@ -24,16 +25,17 @@ from fakes.registry import (
     run_registry,
     run_token_service,
 )
+from trio.testing import MockClock
 
 from sidecar.errors import DigestMismatch, IdentityError, MalformedInput, ServiceError, UsageError
 from sidecar.http import Http, tls_context
 from sidecar.identity import GivenToken
 from sidecar.local.ca import make_intermediate, make_leaf, make_root
-from sidecar.policy.images import HashedImage, hash_image
+from sidecar.policy.images import HashedImage, hash_image, hash_opened
 from sidecar.policy.images_names import RegistryName
 from sidecar.policy.layers import layer_root_hash
-from sidecar.policy.oci import Descriptor
-from sidecar.policy.registry import open_registry
+from sidecar.policy.oci import Descriptor, Platform
+from sidecar.policy.registry import open_registry, open_remote
 from sidecar.policy.registry_challenge import Challenge, parse_challenge
 
 pytestmark = pytest.mark.registry
@@ -356,6 +358,68 @@ async def test_managed_identity_for_an_azure_registry(environ: dict[str, str]) -
 
     assert await ask(answer, environ, host) == BLOB
     assert [path for _, path in steps][1:-1] == ["/oauth2/token", "/oauth2/exchange", "/oauth2/token"]
+
+
+async def test_a_token_that_expires_is_asked_for_again(
+    environ: dict[str, str], autojump_clock: MockClock
+) -> None:
+    good = ""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal good
+        if request.url.host == "tokens.example":
+            good += "x"
+            return httpx.Response(200, json={"token": good})
+        if good and request.headers.get("authorization") == f"Bearer {good}":
+            return httpx.Response(200, content=BLOB)
+        challenge = 'Bearer realm="https://tokens.example/t",service="s"'
+        return httpx.Response(401, headers={"www-authenticate": challenge})
+
+    http = Http(tls_context(), transport=httpx.MockTransport(answer))
+    name = RegistryName("reg.example", "team/app", "v1")
+    async with open_registry(name, environ, http=http, identity=GivenToken("entra")) as registry:
+        path = f"blobs/{DESCRIPTOR.digest}"
+        assert (await registry.get(path)).body == BLOB
+        good += "y"  # the first token is worth nothing any more
+        with pytest.raises(ServiceError, match="access denied"):
+            await registry.get(path)
+        autojump_clock.jump(60)
+        assert (await registry.get(path)).body == BLOB
+
+
+async def test_hashing_can_be_cancelled(environ: dict[str, str]) -> None:
+    read = trio.Event()
+
+    class Endless(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            while True:
+                await trio.sleep(0.001)
+                read.set()
+                yield bytes(1 << 16)
+
+    blobs, _ = image()
+    manifest = json.loads(blobs.image([(plain(), "")]))
+    manifest["layers"][0] |= {"size": 1 << 35}
+    data = json.dumps(manifest).encode()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        if "/manifests/" in path:
+            return httpx.Response(200, content=data)
+        name = path.rpartition("/")[2]
+        if name == manifest["config"]["digest"]:
+            return httpx.Response(200, content=blobs.data[name])
+        return httpx.Response(200, stream=Endless())
+
+    http = Http(tls_context(), transport=httpx.MockTransport(answer))
+    name = RegistryName("reg.example", "team/app", "v1")
+    with trio.fail_after(20):
+        async with open_registry(name, environ, http=http, identity=GivenToken("entra")) as registry:
+            opened = await trio.to_thread.run_sync(open_remote, registry, name, Platform())
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.to_thread.run_sync, hash_opened, opened)
+                await read.wait()
+                nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize(
