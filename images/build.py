@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import contextlib
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -94,6 +96,11 @@ class Storage:
     def has(self, image: str) -> bool:
         """Whether it is there."""
         return image in self.buildah("images", "--format", "{{.Name}}:{{.Tag}}").splitlines()
+
+    def prune(self) -> None:
+        """Forget images that a later build took the name of, unless somebody still uses them."""
+        with contextlib.suppress(BuildError):
+            self.buildah("rmi", "--prune")
 
     def file(self, image: str, path: str) -> bytes:
         """A file of an image."""
@@ -347,6 +354,8 @@ def main() -> None:
         shutil.rmtree(asked.cache, ignore_errors=True)
     asked.cache.mkdir(parents=True, exist_ok=True)
     asked.out.mkdir(parents=True, exist_ok=True)
+    lock = os.open(asked.cache, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(lock, fcntl.LOCK_EX)  # one build at a time in a cache; let go when this process ends
     storage = Storage(asked.storage or asked.cache / "storage")
     names = asked.image or list(NAMES)
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -360,6 +369,7 @@ def main() -> None:
             lay_context(Path(folder), debs, wheels.result())
             one = partial(build_or_keep, asked, base=base, context=Path(folder), epoch=epoch)
             built = list(pool.map(one, names))
+    storage.prune()
     for image in built:
         print(f"{image.name} {image.digest} {image.size / (1 << 20):.1f} MiB beyond the base, {image.tag}")
     for image in built:

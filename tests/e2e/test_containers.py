@@ -140,6 +140,12 @@ def test_a_group_from_attestation_to_files(group: Group, cloud: dict[str, str]) 
     assert attest.kill("TERM") == 0
     assert release.kill("TERM") == 0
 
+    # The start script for tests: the host's certificates are taken for outdated, and fetched anew.
+    names = cloud | {"TestingMismatchedTCB": "true", "Port": "8081"}
+    outdated = group.start("outdated", "skr", ["/tests/skr/skr_test.sh"], like="skr", environment=names)
+    outdated.until(lambda: outdated.execute(check).returncode == 0, 60, "status")
+    assert outdated.kill("TERM") == 0, outdated.log
+
     # An application that waits for its volume; nobody has mounted it yet.
     waiting = ["sh", "-c", "encfs wait /mnt/shared/data --timeout 90 && exec sleep 1000"]
     application = group.start("application", "encfs", waiting, like="application")
@@ -166,18 +172,32 @@ def test_a_group_from_attestation_to_files(group: Group, cloud: dict[str, str]) 
     application.kill("KILL")
     assert encfs.kill("TERM") == 0, encfs.log
     assert skr.kill("TERM") == 0, skr.log
-    script = (
-        f"encfs extract {url} /tmp/out --identity --key-config /data/key.json --in-memory && "
-        "cat /tmp/out/text /tmp/out/first /tmp/out/second"
-    )
-    (group.folder / "data" / "key.json").write_text(json.dumps({"key": key_of(cloud)}))
-    extract = group.start("extract", "encfs", ["sh", "-c", script], like="extract", environment=cloud)
-    assert extract.wait() == 0, extract.log
-    assert extract.log.endswith("attested\nfirst\nsecond\n")
     assert not [point for point in group.mounts() if point.startswith(f"{group.folder}/shared/")]
     for container in group.containers.values():
         assert "eyJ" not in container.log
         assert secret.hex() not in container.log
+
+    # No privileges at all: an init container leaves the files in a folder in memory, an application reads them.
+    memory = memory_folder(group)
+    (group.folder / "data" / "key.json").write_text(json.dumps({"key": key_of(cloud)}))
+    words = ["encfs", "extract", url, "/mnt/memory/files", "--identity", "--key-config", "/data/key.json"]
+    words.append("--in-memory")
+    extract = group.start("extract", "encfs", words, like="extract", environment=cloud, extra=[memory])
+    assert extract.wait() == 0, extract.log
+    memory["options"].append("ro")
+    words = ["sh", "-c", "cd /mnt/memory/files && cat text first second"]
+    reader = group.start("reader", "encfs", words, like="application", extra=[memory])
+    assert reader.wait() == 0, reader.log
+    assert reader.log == "attested\nfirst\nsecond\n"
+
+
+def memory_folder(group: Group) -> dict[str, Any]:
+    """What Kubernetes calls an emptyDir in memory, as a mount for a container."""
+    folder = group.folder / "memory"
+    folder.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=64m,mode=1777", "none", folder)
+    options = ["bind", "rprivate", "nosuid", "nodev"]
+    return {"destination": "/mnt/memory", "type": "bind", "source": str(folder), "options": options}
 
 
 def test_another_policy_gets_no_key_and_says_why(group: Group, cloud: dict[str, str]) -> None:

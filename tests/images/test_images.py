@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -42,6 +43,20 @@ def test_entry_points_are_there_and_no_compiler(
     headers = [p.name for p in (top / "usr/include").rglob("*") if p.is_file()]
     assert not headers
     assert (name == "skr") == (not list(top.glob("usr/lib/attested-volumes/lib/*/site-packages/encfs")))
+
+
+@containers
+@root
+def test_remotefs_takes_the_predecessors_flags(container_images: dict[str, Path]) -> None:
+    remotefs = ("chroot", container_images["encfs"], "/bin/remotefs")
+    settings = base64.b64encode(b'{"azure_filesystems": []}').decode()
+    for words, said in [
+        (("-size=3",), "wanted -base64, -loglevel or -logfile"),
+        (("-loglevel", "debug"), "EncfsSideCarArgs: not set"),
+        ((f"--base64={settings}", "-loglevel", "info"), "azure_filesystems"),
+    ]:
+        done = run(*remotefs, *words, check=False)
+        assert (done.returncode, said in done.stderr) == (2, True), done
 
 
 @containers
