@@ -177,7 +177,7 @@ def test_a_group_from_attestation_to_files(group: Group, cloud: dict[str, str]) 
         assert "eyJ" not in container.log
         assert secret.hex() not in container.log
 
-    # No privileges at all: an init container leaves the files in a folder in memory, an application reads them.
+    # No privileges at all: an init container leaves the files in a folder in memory; an application reads.
     memory = memory_folder(group)
     (group.folder / "data" / "key.json").write_text(json.dumps({"key": key_of(cloud)}))
     words = ["encfs", "extract", url, "/mnt/memory/files", "--identity", "--key-config", "/data/key.json"]
