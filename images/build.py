@@ -312,10 +312,33 @@ def build(storage: Storage, name: str, base: str, context: Path, epoch: str, out
     storage.buildah("build", *words, context, offline=True)
     folder = out / name
     shutil.rmtree(folder, ignore_errors=True)
-    storage.buildah("push", "--format", "v2s2", "--digestfile", out / f"{name}.digest", tag, f"dir:{folder}")
+    storage.buildah("push", "--format", "v2s2", tag, f"dir:{folder}")
+    digest = without_chance(folder)
+    storage.buildah("tag", storage.buildah("pull", "-q", f"dir:{folder}"), tag)
     sbom = Path("usr/share/sbom") / f"{name}.cdx.json"
     (out / sbom.name).write_bytes(storage.file(tag, str(sbom)))
-    return Built(name, tag, (out / f"{name}.digest").read_text().strip(), beyond_base(storage, base, folder))
+    return Built(name, tag, digest, beyond_base(storage, base, folder))
+
+
+def without_chance(folder: Path) -> str:
+    """Take out of an image's configuration what is another one in every build; the image's digest.
+
+    The form with health checks also keeps name and identity of the container that the builder worked in.
+    """
+    manifest = json.loads((folder / "manifest.json").read_text())
+    path = folder / manifest["config"]["digest"].removeprefix("sha256:")
+    config = json.loads(path.read_text())
+    for member in ("container", "container_config"):
+        config.pop(member, None)
+    config["config"]["Hostname"] = ""
+    path.unlink()
+    data = json.dumps(config, sort_keys=True, separators=(",", ":")).encode()
+    found = hashlib.sha256(data).hexdigest()
+    (folder / found).write_bytes(data)
+    manifest["config"] |= {"digest": f"sha256:{found}", "size": len(data)}
+    text = json.dumps(manifest, indent=1).encode()
+    (folder / "manifest.json").write_bytes(text)
+    return f"sha256:{hashlib.sha256(text).hexdigest()}"
 
 
 def beyond_base(storage: Storage, base: str, folder: Path) -> int:

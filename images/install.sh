@@ -6,7 +6,10 @@ directory=$1
 export PIP_NO_INDEX=1 PIP_FIND_LINKS=/mnt/wheels PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1
 pip="python3 $(echo /mnt/wheels/pip-*.whl)/pip"
 cp -r /mnt/source /tmp/source
-$pip wheel -q --no-deps --no-cache-dir -w /tmp/own /tmp/source $(ls /mnt/wheels/*.tar.gz)
+# Folders with fixed names, and no debug information: a compiler writes down where it found its source.
+mkdir /tmp/sdist
+for archive in /mnt/wheels/*.tar.gz; do tar -xf "$archive" -C /tmp/sdist; done
+CFLAGS="-O2 -g0" $pip wheel -q --no-deps --no-cache-dir -w /tmp/own /tmp/source /tmp/sdist/*
 python3 -m venv --without-pip "$directory"
 $pip --python "$directory/bin/python" install -q --no-compile --no-cache-dir -c /mnt/source/scripts/constraints.txt \
   --find-links /tmp/own attested-volumes
@@ -16,4 +19,4 @@ ls "$directory"/lib/python3*/site-packages/encfs/_xts*.so "$directory"/lib/pytho
 "$directory/bin/python" -m compileall -q -j 1 --invalidation-mode unchecked-hash "$directory/lib"
 # Where a file was installed from, and when, is nothing an image should depend on.
 find "$directory" -name direct_url.json -delete
-rm -rf /tmp/source /tmp/own "$directory"/bin/Activate.ps1 "$directory"/bin/activate*
+rm -rf /tmp/source /tmp/sdist /tmp/own "$directory"/bin/Activate.ps1 "$directory"/bin/activate*

@@ -124,11 +124,3 @@ def test_scripts_are_executable() -> None:
         if path.is_file() and path.read_bytes()[:2] == b"#!" and path.suffix != ".py":
             runs_by_itself = path.name not in ("install.sh", "debs.sh")
             assert os.access(path, os.X_OK) == runs_by_itself, path
-
-
-def test_every_test_that_the_documents_name_exists() -> None:
-    for document in ("deploy.md", "privileges.md"):
-        for name in re.findall(r"`(test_\w+)`", (ROOT / "docs" / document).read_text()):
-            assert any(f"def {name}(" in path.read_text() for path in (ROOT / "tests").rglob("test_*.py")), (
-                name
-            )
