@@ -91,6 +91,10 @@ class Group:
             if str(self.folder) in line or self.name in line:
                 run("losetup", "-d", line.split()[0], check=False)
         run("ip", "netns", "del", self.name, check=False)
+        # runc removes the groups it made for containers, not the one above them.
+        groups = [*Path("/sys/fs/cgroup").glob(self.name), *Path("/sys/fs/cgroup").glob(f"*/{self.name}")]
+        for group in groups:
+            group.rmdir()
         assert not self.mounts()
 
     def mounts(self) -> list[str]:

@@ -8,16 +8,19 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes.commands import Commands
 from fakes.layer_tars import directory, file, make_tar
 from fakes.oci_images import Blobs, layout_files, write_folder
 
+from encfs.config import parse_key_config
 from encfs.settingsparse import parse_settings as parse_agent
 from images.deploycheck import main
 from sidecar.config import parse_settings as parse_sidecar
 from sidecar.importkey import parse_import_config
+from sidecar.policy.containers_yaml import read_documents
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEPLOY = ROOT / "images" / "deploy"
@@ -193,3 +196,51 @@ def test_the_key_lies_where_the_volumes_look_for_it(check: Check, tmp_path: Path
     assert (code, len(lines)) == (1, 2), lines
     assert "releases it to any policy" in lines[0]
     assert "vault name.managedhsm.azure.net, the key's is other.vault.azure.net" in lines[1]
+
+
+def objects(name: str) -> dict[str, Any]:
+    """The one object of a YAML file."""
+    (document,) = read_documents((DEPLOY / name).read_text(), name)
+    found = document.value()
+    assert isinstance(found, dict)
+    return found
+
+
+def test_a_native_sidecar_is_there_before_the_application_and_after_it() -> None:
+    spec = objects("kubernetes.yaml")["spec"]
+    (sidecar,) = spec["initContainers"]
+    assert sidecar["restartPolicy"] == "Always"
+    assert sidecar["startupProbe"]["exec"]["command"][1:] == ["8090", "/readyz"]
+    assert sidecar["volumeMounts"][0]["mountPropagation"] == "Bidirectional"
+    assert spec["containers"][0]["volumeMounts"][0]["mountPropagation"] == "HostToContainer"
+    assert spec["terminationGracePeriodSeconds"] > 25 + 10, "the agent's own bound, and time for the rest"
+
+
+def test_extracting_needs_no_privilege() -> None:
+    spec = objects("kubernetes-extract.yaml")["spec"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    for container in spec["initContainers"] + spec["containers"]:
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    command = spec["initContainers"][0]["command"][-1]
+    assert "--in-memory" in command
+    environment = spec["initContainers"][0]["env"]
+    config = next(one["value"] for one in environment if one["name"] == "KEY_CONFIG")
+    assert parse_key_config(PLACEHOLDER.sub(lambda found: VALUES[found[1]], config).encode()).kid == "volume"
+    assert spec["volumes"][0]["emptyDir"]["medium"] == "Memory"
+
+
+def test_bicep_says_the_same_as_the_template() -> None:
+    """There is no compiler for it here: its parameters, and what it has in common with the template."""
+    text = (DEPLOY / "encfs.bicep").read_text()
+    template = json.loads((DEPLOY / "encfs-read.arm.json").read_text())
+    (group,) = template["resources"]
+    for name in re.findall(r"^param (\w+)", text, re.MULTILINE):
+        assert len(re.findall(rf"\b{name}\b", text)) >= 2, f"{name} is not used"
+    assert f"'{group['type']}@{group['apiVersion']}'" in text
+    for container in group["properties"]["containers"]:
+        assert f"name: '{container['name']}'" in text
+    assert text.count("mountPath: '/mnt/remote'") == 2
+    assert text.count("privileged: true") == 1
+    for opening, closing in ("{}", "[]", "()"):
+        assert text.count(opening) == text.count(closing)
