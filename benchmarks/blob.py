@@ -140,6 +140,22 @@ class Bench:
         connection.close()
         return count * ONE_AT_A_TIME / (time.perf_counter() - start)
 
+    def bare(self) -> float:
+        """Requests a second of a bare client that asks for 4 KiB, waits, and asks again."""
+        parts = urlsplit(self.service.base)
+        address = f"{parts.path}/images/{self.name}?{self.service.sas()}"
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
+        pages = random.sample(range(self.size // 4096), 20_000)
+        start, done = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - start) < RANDOM_SECONDS:
+            first = pages[done] * 4096
+            span = f"bytes={first}-{first + 4095}"
+            connection.request("GET", address, headers={"x-ms-range": span, "x-ms-version": "2023-11-03"})
+            assert len(connection.getresponse().read()) == 4096
+            done += 1
+        connection.close()
+        return done / elapsed
+
     def random(self) -> float:
         """Reads a second of 4 KiB at random places, one after the other, no place twice."""
         with self.served("expose", self.service, "--read-only") as data:
@@ -247,6 +263,7 @@ def main() -> None:
 MEASURES: dict[str, Callable[[Bench], float]] = {
     "curl": Bench.curl,
     "sequential": Bench.sequential,
+    "bare": Bench.bare,
     "random": Bench.random,
     "write": Bench.write,
     "fsync": Bench.fsync,
@@ -258,7 +275,7 @@ MEASURES: dict[str, Callable[[Bench], float]] = {
 
 
 def print_table(medians: dict[str, float]) -> None:
-    units = {"random": "IOPS", "fsync": "ms", "ready": "s"}
+    units = {"bare": "IOPS", "random": "IOPS", "fsync": "ms", "ready": "s"}
     targets = {}
     if "curl" in medians:
         targets["sequential"] = 0.6 * medians["curl"]

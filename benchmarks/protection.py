@@ -1,7 +1,7 @@
 """What protection costs: `python -m benchmarks.protection` (as root, from the checkout).
 
-A plain volume, one with integrity, one with integrity and an anchor, and a sealed one, in turn, on tmpfs; medians,
-and medians of the rounds' ratios to the plain one.
+A plain volume, one with integrity, one with integrity and an anchor, and a sealed one, in turn, on tmpfs;
+medians, and medians of the rounds' ratios to the plain one.
 """
 
 from __future__ import annotations

@@ -195,10 +195,14 @@ def _add_extract(commands: Commands) -> None:
         "extract",
         _extract,
         "Copy all files out of an image into a new folder, without a mount.",
-        "Needs FUSE only, no root and no loop device; without root, the files belong to whoever runs it.",
+        "Needs FUSE only, no root and no loop device; without root, the files belong to whoever runs it.\n"
+        "With --in-memory it needs not even FUSE, but memory for all that the volume holds.",
     )
     add_place(parser)
     parser.add_argument("directory", type=Path, help="must be empty or not exist")
+    parser.add_argument(
+        "--in-memory", action="store_true", help="decrypt into memory instead of serving FUSE"
+    )
     add_unlock_options(parser)
 
 
@@ -209,9 +213,11 @@ def _extract(arguments: argparse.Namespace) -> None:
     place = place_of(arguments)
 
     async def run() -> int:
-        check_available()
+        if not arguments.in_memory:
+            check_available()
         passphrase = await passphrase_for(arguments, place)
-        return await extract(place, arguments.directory, passphrase, unlock_options(arguments))
+        options = unlock_options(arguments)
+        return await extract(place, arguments.directory, passphrase, options, memory=arguments.in_memory)
 
     print(f"{arguments.directory}: {run_trio(run)} entries")
 

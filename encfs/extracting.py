@@ -1,4 +1,6 @@
-"""`encfs extract`: all files of an image into a folder, by debugfs on our FUSE file; no mount, no privileges.
+"""`encfs extract`: all files of an image into a folder, by debugfs on our FUSE file; no mount, no root.
+
+Where not even FUSE is to be had, debugfs reads a copy of the plaintext in memory.
 
 Kind: composition
 """
@@ -13,6 +15,7 @@ import trio
 from encfs.blobs import BlobAccess
 from encfs.errors import FileSystemError, UsageError
 from encfs.exposing import exposed, run_tool
+from encfs.inmemory import in_memory
 from encfs.keys import Secret
 from encfs.opening import UnlockOptions, open_volume
 
@@ -21,9 +24,14 @@ _EXPECTED = ("while changing ownership",)
 
 
 async def extract(
-    image: Path | BlobAccess, directory: Path, passphrase: Secret, options: UnlockOptions
+    image: Path | BlobAccess,
+    directory: Path,
+    passphrase: Secret,
+    options: UnlockOptions,
+    *,
+    memory: bool = False,
 ) -> int:
-    """Copy everything out; the number of entries.
+    """Copy everything out; the number of entries. `memory`: through a copy in memory instead of FUSE.
 
     Raises:
         UsageError: the folder is not empty, or cannot be made.
@@ -31,7 +39,7 @@ async def extract(
     """
     _prepare(directory)
     volume = await open_volume(image, passphrase, read_only=True, options=options)
-    async with exposed(volume) as data:
+    async with in_memory(volume) if memory else exposed(volume) as data:
         code, output = await run_tool("debugfs", "-R", f'rdump / "{directory.resolve()}"', str(data))
     complaints = [line for line in output.splitlines()[1:] if line.strip() and not line.endswith(_EXPECTED)]
     complaints = [line for line in complaints if not any(words in line for words in _EXPECTED)]

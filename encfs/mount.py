@@ -150,12 +150,14 @@ def _free_loop() -> int:
 
 def _open_loop(number: int, mode: int) -> int:
     path = f"/dev/loop{number}"
-    if not os.path.exists(path):  # a container's /dev has no udev to make new nodes
-        os.mknod(path, stat.S_IFBLK | 0o600, os.makedev(_LOOP_MAJOR, number))
     try:
+        if not os.path.exists(path):  # a container's /dev has no udev to make new nodes
+            os.mknod(path, stat.S_IFBLK | 0o600, os.makedev(_LOOP_MAJOR, number))
         return os.open(path, mode | os.O_CLOEXEC)
     except OSError as exc:
-        raise LoopUnavailable(f"{path}: {exc.strerror}") from exc
+        raise LoopUnavailable(
+            f"{path}: {exc.strerror}", hint="let the container have all loop devices; see docs/privileges.md"
+        ) from exc
 
 
 def loop_backing_file(number: int) -> str | None:

@@ -71,7 +71,7 @@ def refusal(reply: ErrorReply, name: str, *, doing: str, retry_after: float | No
     if reply.status == 404:
         hint = "check account, container and name; a private blob looks missing to strangers"
         return ImageMissing(message, hint=hint)
-    if reply.status == 412 and reply.code in ("ConditionNotMet", ""):
+    if reply.status == 412 and reply.code in ("ConditionNotMet", "SequenceNumberConditionNotMet", ""):
         return ImageChanged(message, hint="somebody else wrote or replaced the blob; mount it again")
     if reply.status in _TRANSIENT or reply.code == "Md5Mismatch":  # damaged on the way: send it again
         hint = "the store is busy or failing; what was not stored is kept and tried again"

@@ -83,7 +83,7 @@ class Fence:
         try:
             reply = await self._counted("comp=page", headers, doing, part, sequence)
         except ImageChanged:
-            if not self._is_ours(alone, fenced=self._sequence != sequence):
+            if not self._is_ours(alone, sequence):
                 raise
             self._exact = False
             return False
@@ -102,9 +102,10 @@ class Fence:
         finally:
             self._waiting -= 1
 
-    def _is_ours(self, alone: bool, *, fenced: bool) -> bool:
+    def _is_ours(self, alone: bool, sequence: int) -> bool:
         """Whether a request of our own explains a condition that was not met."""
-        if fenced:
+        # Raised meanwhile, or being raised: it can be carried out before its answer is here.
+        if self._sequence != sequence or self._unanswered >= sequence:
             return True
         if alone and self._late:
             self._late -= 1

@@ -35,9 +35,9 @@ MAX_SMALL_BODY = 64 << 10
 ATTEMPT_SECONDS = 30.0
 _CONNECT_SECONDS = 5.0
 _CONNECTIONS = 32
-# Longer than the pause between two renewals of a lease, so that the next write meets an open connection. One
-# that the server closed meanwhile is noticed before it is used again.
-_IDLE_SECONDS = 30.0
+# Shorter than what servers, and what stands before them, allow an idle connection: each one that was closed
+# on the way costs a request and a pause.
+_IDLE_SECONDS = 4.0
 _KEPT_TARGETS = 16
 _PIECE = 128 << 10
 _ALWAYS = [(b"accept-encoding", b"identity"), (b"x-ms-version", API_VERSION.encode())]

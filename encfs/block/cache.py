@@ -135,7 +135,7 @@ class Cache:
             elif (block := self._table.claim(number)) is None:
                 await self._freed.wait()
             elif missing := rest & ~block.valid:
-                await self._fetcher.need(number, missing, 0)
+                await self._fetcher.need(number, missing, None)
             else:
                 return block
 

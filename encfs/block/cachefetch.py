@@ -94,13 +94,15 @@ class Fetcher:
         for _ in range(settings.fetches):
             nursery.start_soon(self._fetch_guesses)
 
-    async def need(self, number: int, mask: int, last: int) -> Block:
+    async def need(self, number: int, mask: int, last: int | None) -> Block:
         """The block of that number with the pages of `mask` valid; nothing runs between that and the return.
 
         Args:
             number: of the block.
             mask: pages wanted.
-            last: number of the last page that the caller will need after these, for one larger fetch.
+            last: number of the last page that the caller will read after these, for one larger fetch of whole
+                blocks: they have their memory anyway, and a request costs more than 64 KiB do. None fetches
+                the pages alone.
 
         Raises:
             EncfsError: what the fetch that was waited for raised.
@@ -115,8 +117,11 @@ class Fetcher:
             if missing & block.loading:
                 await self._wait(number, missing)
                 continue
-            first = number * self._pages + next(runs(missing))[0]
-            end = max(last + 1, number * self._pages + missing.bit_length())
+            base = number * self._pages
+            if last is None:
+                first, end = base + next(runs(missing))[0], base + missing.bit_length()
+            else:
+                first, end = base, (last // self._pages + 1) * self._pages
             load, *more = self._plan(first, end, self._fetch_pages)
             for other in more:
                 self._nursery.start_soon(self._run, other, self._demand)

@@ -57,7 +57,9 @@ def store(folder: Path) -> None:
     number = 0
     while True:
         fd = os.open(folder / str(number), os.O_WRONLY | os.O_CREAT, 0o600)
-        os.write(fd, contents(number))
+        data = contents(number)
+        if os.write(fd, data) != len(data):
+            raise OSError(errno.ENOSPC, "the volume is full")
         os.fsync(fd)
         os.fsync(directory)
         os.close(fd)

@@ -47,7 +47,22 @@ def _registry() -> str:
     return f"not installed: {registry.missing()}" if registry.missing() else ""
 
 
-NEEDS = {"azurite": _azurite, "registry": _registry, "fuse": _fuse, "root": _root, "kernel": _kernel}
+def _containers() -> str:
+    path = os.environ["PATH"] + ":/usr/sbin:/sbin"
+    lacking = [
+        name for name in ("buildah", "mmdebstrap", "runc", "ip") if shutil.which(name, path=path) is None
+    ]
+    return f"not installed: {' '.join(lacking)}" if lacking else ""
+
+
+NEEDS = {
+    "azurite": _azurite,
+    "containers": _containers,
+    "registry": _registry,
+    "fuse": _fuse,
+    "root": _root,
+    "kernel": _kernel,
+}
 
 
 def refuse_lacking(markers: Iterable[str], *, ci: bool) -> None:

@@ -162,6 +162,62 @@ async def test_one_lost_answer_among_many_fences_all_of_them_off(
     await device.aclose()
 
 
+async def test_a_write_that_is_under_way_when_others_are_fenced_off_is_written_again(
+    network: BadNetwork, device: BlobDevice, autojump_clock: Clock
+) -> None:
+    deliver, slow = network.deliver, [True]
+
+    async def delayed(request: object) -> object:
+        # The write of the third sector is on its way for 5 s; the fence is faster.
+        if slow and request.headers.get("x-ms-range") == "bytes=1024-1535":  # type: ignore[attr-defined]
+            slow.clear()
+            await trio.sleep(5)
+        return await deliver(request)  # type: ignore[arg-type]
+
+    network.deliver = delayed  # type: ignore[method-assign,assignment]
+    network.faults.rules = network.faults.parse(["blob/put-page:delay=0.5,times=1"]).rules
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(device.write, 0, b"1" * 512)
+        await trio.sleep(0.1)
+        nursery.start_soon(device.write, 1024, b"3" * 512)  # waits for the one that started alone
+        await trio.sleep(1)
+        network.lose_answers = 1
+        await Retry(device).write(512, b"2" * 512)
+    network.deliver = deliver  # type: ignore[method-assign]
+    assert (await network.content())[:1536] == b"1" * 512 + b"2" * 512 + b"3" * 512
+    assert not device.read_only
+    await device.aclose()
+
+
+async def test_a_fence_that_is_raised_but_not_answered_yet_is_ours(
+    network: BadNetwork, device: BlobDevice, autojump_clock: Clock
+) -> None:
+    """A write is refused by the new number before the answer to its raise is here."""
+    handle, slow = network.handle_async_request, [True]
+
+    async def late_answers(request: object) -> object:
+        if slow and request.headers.get("x-ms-range") == "bytes=1024-1535":  # type: ignore[attr-defined]
+            slow.clear()
+            await trio.sleep(5)
+        answer = await handle(request)  # type: ignore[arg-type]
+        if "x-ms-sequence-number-action" in request.headers:  # type: ignore[attr-defined]
+            await trio.sleep(9)
+        return answer
+
+    network.handle_async_request = late_answers  # type: ignore[method-assign,assignment]
+    network.faults.rules = network.faults.parse(["blob/put-page:delay=0.5,times=1"]).rules
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(device.write, 0, b"1" * 512)
+        await trio.sleep(0.1)
+        nursery.start_soon(device.write, 1024, b"3" * 512)  # waits for the one that started alone
+        await trio.sleep(1)
+        network.lose_answers = 1
+        await Retry(device).write(512, b"2" * 512)
+    assert (await network.content())[:1536] == b"1" * 512 + b"2" * 512 + b"3" * 512
+    assert not device.read_only
+    await device.aclose()
+
+
 async def test_a_stranger_among_many_writes_is_noticed_by_the_next_one_alone(
     network: BadNetwork, device: BlobDevice, autojump_clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -160,6 +160,7 @@ def test_errors_are_read_from_header_and_body() -> None:
         (412, "LeaseLost", LeaseLost),
         (409, "LeaseIdMismatchWithLeaseOperation", LeaseLost),
         (412, "ConditionNotMet", ImageChanged),
+        (412, "SequenceNumberConditionNotMet", ImageChanged),
         (503, "ServerBusy", StoreUnavailable),
         (500, "OperationTimedOut", StoreUnavailable),
         (429, "", StoreUnavailable),
