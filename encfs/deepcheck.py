@@ -27,6 +27,7 @@ from encfs.exposing import exposed, run_tool
 from encfs.keys import Secret
 from encfs.opening import Image, UnlockOptions, open_place, volume_of
 from encfs.progress import progress
+from encfs.verity.verified import Verified
 
 BLOCK = 4096
 _CHUNK = 1 << 20
@@ -148,13 +149,23 @@ def _check_header(image: Image) -> tuple[int, ...]:  # type: ignore[type-arg]
     """Bytes of blocks before the data that the hash tree says were changed."""
     if image.verified is None:
         return ()
-    bad = []
-    for offset in range(0, image.header.segment.offset, BLOCK):
-        try:
-            image.verified.read_exactly(offset, BLOCK)
-        except Tampered:
-            bad.append(offset)
+    end = image.header.segment.offset
+    bad: list[int] = []
+    for start in range(0, end, _CHUNK):
+        length = min(_CHUNK, end - start)
+        if _is_whole(image.verified, start, length):
+            continue
+        blocks = range(start, start + length, BLOCK)
+        bad += [offset for offset in blocks if not _is_whole(image.verified, offset, BLOCK)]
     return tuple(bad)
+
+
+def _is_whole(verified: Verified, offset: int, length: int) -> bool:
+    try:
+        verified.read_exactly(offset, length)
+    except Tampered:
+        return False
+    return True
 
 
 async def _read_all(data: Path, size: int, at: _State, state: Path | None) -> None:

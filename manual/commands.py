@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 # Words for arguments that are paths on this machine, as the parsers name them.
 _PATHS = ("FILE", "DIR", "DIRECTORY", "FOLDER", "MOUNTPOINT", "IMAGE", "PATH", "SOCKET")
@@ -70,6 +71,7 @@ class Command:
             yield from command.walk()
 
 
+@cache
 def tools() -> tuple[Command, ...]:
     """The programs this distribution installs that explain themselves."""
     from encfs.cli import _parser as encfs

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,6 +20,7 @@ _OURS = re.compile(r"(?:SIDECAR|ENCFS|UVM)_[A-Z_]*[A-Z]")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]+")
 
 
+@cache
 def variables() -> dict[str, list[str]]:
     """Names, each with the modules that read it."""
     found: dict[str, set[str]] = {}

@@ -95,10 +95,10 @@ def test_too_little_protection_is_refused_before_a_key_is_asked_for(
     no_key = ("--key-file", "missing.bin")
     for level in ("integrity", "verity"):
         result = commands.run("encfs", "mount", "plain.img", "mnt", *no_key, "--require", level)
-        assert (result.code, "no key was asked for" in result.err) == (ExitCode.PROTECTION_TOO_WEAK, True)
+        assert (result.code, "encryption only" in result.err) == (ExitCode.PROTECTION_TOO_WEAK, True)
     weak = commands.run("encfs", "check", path, *no_key, "--require", "verity")
     assert weak.code == ExitCode.PROTECTION_TOO_WEAK, "without its root hash, no image is verified"
     level = "verity" if "--root-hash" in unlock else "integrity"
     commands.run("encfs", "check", path, *unlock, "--require", level, check=True)
-    unknown = commands.run("encfs", "check", path, *unlock, "--require", "rollback")
+    unknown = commands.run("encfs", "check", path, *unlock, "--require", "paranoia")
     assert (unknown.code, "wanted one of" in unknown.err) == (ExitCode.USAGE, True)
