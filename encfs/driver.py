@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from encfs import fuse, residency
-from encfs.block.aside import Aside
 from encfs.block.buffers import BufferPool
 from encfs.block.device import BlockDevice
 from encfs.block.file import adopt_file
@@ -89,19 +88,10 @@ async def _serve(order: DriverOrder, key: Secret) -> None:
         background.start_soon(_beat, pulse)
         background.start_soon(_ignore_termination)
         source = await _open_source(order, pulse, background)
-        # Only the bare file never waits for the event loop, and may be used from several threads.
-        bare = order.blob is None and order.verity is None and not order.segment.integrity
         source = _verified(source, order.verity)
         device = source
         try:
-            device = await build_stack(
-                source,
-                order.segment,
-                key,
-                pool,
-                read_only=order.read_only,
-                aside=Aside(residency.mark_as_flusher) if bare else None,
-            )
+            device = await build_stack(source, order.segment, key, pool, read_only=order.read_only)
             await _serve_until_unmounted(device, order, pool, pulse)
         finally:
             with trio.CancelScope(shield=True):

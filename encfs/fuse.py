@@ -37,8 +37,8 @@ _DATA_INODE = 2
 _HANDLE = 1
 # libfuse 3.14 takes requests of at most 256 pages.
 MAX_REQUEST = 1 << 20
-# Requests served at once. Of a local image's, only large ones overlap (see `encfs.block.aside`), so a few
-# suffice; every worker owns a request buffer of 1 MiB, so this is also a memory figure.
+# Requests served at once. A local image is read without waiting, so a few suffice; every worker
+# owns a request buffer of 1 MiB, so this is also a memory figure.
 WORKERS = 4
 
 

@@ -5,7 +5,6 @@ Kind: composition
 
 from __future__ import annotations
 
-from encfs.block.aside import Aside
 from encfs.block.buffers import BufferPool
 from encfs.block.crypt import Crypt
 from encfs.block.device import BlockDevice
@@ -25,7 +24,6 @@ async def build_stack(
     pool: BufferPool,
     *,
     read_only: bool,
-    aside: Aside | None = None,
 ) -> BlockDevice:
     """Plaintext of a LUKS2 segment: source -> window -> AES-XTS (with tags or without) -> unaligned.
 
@@ -35,7 +33,6 @@ async def build_stack(
         volume_key: 32 or 64 bytes, 96 with integrity, secret.
         pool: working buffers, shared by the layers that need one.
         read_only: refuse writes.
-        aside: threads for large requests; only where `source` never waits for the event loop.
 
     Raises:
         MalformedHeader, UnsupportedFeature: superblock or journal of a volume with integrity.
@@ -49,5 +46,5 @@ async def build_stack(
         )
     else:
         cipher = SectorCipher(volume_key, sector_size=segment.sector_size, iv_tweak=segment.iv_tweak)
-        plain = Crypt(window, cipher, pool, aside=aside)
+        plain = Crypt(window, cipher, pool)
     return Unaligned(ReadOnly(plain) if read_only else plain, pool)

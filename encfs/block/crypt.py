@@ -1,13 +1,10 @@
 """Layer: decrypts on read (in the caller's buffer), encrypts on write (in a buffer of its own).
 
-Above a local image, a large request is read and decrypted, or encrypted and written, by a thread aside.
-
 Kind: layer
 """
 
 from __future__ import annotations
 
-from encfs.block.aside import Aside, finish
 from encfs.block.buffers import BufferPool
 from encfs.block.device import BlockDevice, Buffer, check_request
 from encfs.cipher import SectorCipher
@@ -20,29 +17,18 @@ class Crypt:
         below: ciphertext; its size must hold whole sectors.
         cipher: the sector cipher; knows the key (secret) and the tweak of sector 0.
         pool: buffers for ciphertext on its way down; a larger write goes down in pieces of that size.
-        aside: threads for large requests, closed with this layer; only for a `below` that never waits for the
-            event loop.
     """
 
-    def __init__(
-        self, below: BlockDevice, cipher: SectorCipher, pool: BufferPool, *, aside: Aside | None = None
-    ) -> None:
+    def __init__(self, below: BlockDevice, cipher: SectorCipher, pool: BufferPool) -> None:
         self.below = below
         self.cipher = cipher
         self.pool = pool
-        self.aside = aside
         self.block_size = max(cipher.sector_size, below.block_size)
         self.size = below.size - below.size % self.block_size
         self.read_only = below.read_only
 
     async def read_into(self, offset: int, buffer: memoryview) -> None:
         check_request(self, offset, len(buffer))
-        if self.aside is not None and len(buffer) >= self.aside.min_bytes:
-            await self.aside.run(lambda: finish(self._read(offset, buffer)))
-        else:
-            await self._read(offset, buffer)
-
-    async def _read(self, offset: int, buffer: memoryview) -> None:
         await self.below.read_into(offset, buffer)
         self.cipher.decrypt(buffer, offset // self.cipher.sector_size)
 
@@ -52,22 +38,11 @@ class Crypt:
         for start in range(0, len(view), self.pool.size):
             plain = view[start : start + self.pool.size]
             async with self.pool.take(len(plain)) as scratch:
-                await self._store(offset + start, plain, scratch)
-
-    async def _store(self, offset: int, plain: memoryview, scratch: memoryview) -> None:
-        if self.aside is not None and len(plain) >= self.aside.min_bytes:
-            await self.aside.run(lambda: finish(self._write(offset, plain, scratch)))
-        else:
-            await self._write(offset, plain, scratch)
-
-    async def _write(self, offset: int, plain: memoryview, scratch: memoryview) -> None:
-        self.cipher.encrypt(plain, scratch, offset // self.cipher.sector_size)
-        await self.below.write(offset, scratch)
+                self.cipher.encrypt(plain, scratch, (offset + start) // self.cipher.sector_size)
+                await self.below.write(offset + start, scratch)
 
     async def flush(self) -> None:
         await self.below.flush()
 
     async def aclose(self) -> None:
         await self.below.aclose()
-        if self.aside is not None:
-            self.aside.close()

@@ -1,7 +1,8 @@
 """Source: a local image file or block device, by O_DIRECT where the file system allows it.
 
-Calls block their thread. Small ones are made straight from the event loop: a local read takes less time than
-a task switch. Large ones come from threads made beforehand (see `aside`).
+Calls are made straight from the event loop, not from a thread: a local read takes less time than a task
+switch, and threads made on the write path would need memory there (see `buffers`). Loop-side concurrency
+comes from the kernel's own queue.
 
 O_DIRECT matters for more than speed: a buffered write needs page cache, and page cache may have to be
 reclaimed from the very pages whose write is being served.
@@ -17,7 +18,6 @@ import logging
 import mmap
 import os
 import stat
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,7 +49,6 @@ class FileDevice:
         self.direct = direct
         # O_DIRECT refuses memory that is not aligned. The driver's buffers are; others go through this one.
         self._bounce = memoryview(mmap.mmap(-1, _BOUNCE_BYTES)) if direct else memoryview(b"")
-        self._bouncing = threading.Lock()  # threads aside (see `aside`) come here too
 
     async def read_into(self, offset: int, buffer: memoryview) -> None:
         check_request(self, offset, len(buffer))
@@ -60,11 +59,10 @@ class FileDevice:
                 raise StoreError(
                     f"image: reading {len(buffer)} bytes at {offset} failed: {exc.strerror}"
                 ) from exc
-            with self._bouncing:
-                for start in range(0, len(buffer), len(self._bounce)):
-                    part = self._bounce[: min(len(self._bounce), len(buffer) - start)]
-                    self._transfer(os.preadv, part, offset + start)
-                    buffer[start : start + len(part)] = part
+            for start in range(0, len(buffer), len(self._bounce)):
+                part = self._bounce[: min(len(self._bounce), len(buffer) - start)]
+                self._transfer(os.preadv, part, offset + start)
+                buffer[start : start + len(part)] = part
 
     async def write(self, offset: int, data: Buffer) -> None:
         if self.read_only:
@@ -78,11 +76,10 @@ class FileDevice:
                 raise StoreError(
                     f"image: writing {len(view)} bytes at {offset} failed: {exc.strerror}"
                 ) from exc
-            with self._bouncing:
-                for start in range(0, len(view), len(self._bounce)):
-                    part = self._bounce[: min(len(self._bounce), len(view) - start)]
-                    part[:] = view[start : start + len(part)]
-                    self._transfer(os.pwritev, part, offset + start)
+            for start in range(0, len(view), len(self._bounce)):
+                part = self._bounce[: min(len(self._bounce), len(view) - start)]
+                part[:] = view[start : start + len(part)]
+                self._transfer(os.pwritev, part, offset + start)
 
     def _transfer(
         self, call: Callable[[int, list[memoryview], int], int], view: memoryview, offset: int

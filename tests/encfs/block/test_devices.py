@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from fakes.device_contract import Factory, check_against_model, check_read_only, check_refusals
 
-from encfs.block.aside import Aside
 from encfs.block.buffers import BufferPool
 from encfs.block.crypt import Crypt
 from encfs.block.device import BlockDevice
@@ -65,13 +64,6 @@ async def unaligned() -> BlockDevice:
     return Unaligned(MemoryDevice(noise(), block_size=4096), BufferPool(2, 8192))
 
 
-async def crypt_aside() -> BlockDevice:
-    """Small requests go aside here, so that the suite's go there."""
-    pool = BufferPool(2, 8192)
-    cipher = SectorCipher(KEY, sector_size=512)
-    return Crypt(MemoryDevice(noise()), cipher, pool, aside=Aside(threads=2, min_bytes=1024))
-
-
 async def whole_stack() -> BlockDevice:
     pool = BufferPool(4, 8192)
     below = Window(MemoryDevice(noise(2 * SIZE)), offset=SIZE, size=SIZE)
@@ -80,7 +72,7 @@ async def whole_stack() -> BlockDevice:
 
 FACTORIES: dict[str, Factory] = {
     factory.__name__: factory
-    for factory in (memory, file, window, crypt_4096, crypt_512, crypt_aside, unaligned, whole_stack)
+    for factory in (memory, file, window, crypt_4096, crypt_512, unaligned, whole_stack)
 }
 
 
