@@ -192,6 +192,8 @@ def test_an_upload_shows_how_far_it_is_and_goes_on_after_an_interrupt(
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
+        # A test run in the background has SIGINT ignored, and so would the command.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.close(theirs)
     said = b""
