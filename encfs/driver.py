@@ -23,13 +23,10 @@ from encfs import fuse, residency
 from encfs.block.buffers import BufferPool
 from encfs.block.device import BlockDevice
 from encfs.block.file import adopt_file
-from encfs.block.verity import Verity
 from encfs.errors import EncfsError, ExitCode
 from encfs.health import Pulse
 from encfs.keys import Secret
 from encfs.stack import build_stack
-from encfs.verity.format import BLOCK, Geometry
-from encfs.verity.tree import Tree
 from encfs.volume import BlobOrder, DriverOrder, VerityOrder, read_frame
 
 if TYPE_CHECKING:
@@ -117,6 +114,11 @@ def _verified(source: BlockDevice, order: VerityOrder | None) -> BlockDevice:
     """The image, verified where its hash tree is asked for."""
     if order is None:
         return source
+    # What other volumes need not hold in memory.
+    from encfs.block.verity import Verity
+    from encfs.verity.format import BLOCK, Geometry
+    from encfs.verity.tree import Tree
+
     geometry = Geometry.of(order.size // BLOCK)
     tree = Tree(geometry, salt=bytes.fromhex(order.salt), root=bytes.fromhex(order.root))
     return Verity(source, tree)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from encfs.block.buffers import BufferPool
 from encfs.block.crypt import Crypt
 from encfs.block.device import BlockDevice
-from encfs.block.integrity import open_integrity
 from encfs.block.readonly import ReadOnly
 from encfs.block.unaligned import Unaligned
 from encfs.block.window import Window
@@ -41,6 +40,8 @@ async def build_stack(
     window = Window(source, offset=segment.offset, size=segment.size)
     plain: BlockDevice
     if segment.integrity:
+        from encfs.block.integrity import open_integrity  # what other volumes need not hold in memory
+
         plain = await open_integrity(
             window, volume_key, pool, block_size=segment.sector_size, read_only=read_only
         )
