@@ -6,10 +6,12 @@ has no such excuse: there the same test fails.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from guest import parts
@@ -69,7 +71,18 @@ def refuse_lacking(markers: Iterable[str], *, ci: bool) -> None:
     """Skips the running test, or fails it in CI, when the machine lacks what one of its markers needs."""
     for marker in markers:
         reason = NEEDS[marker]() if marker in NEEDS else ""
-        if reason and ci:
-            pytest.fail(f"marker {marker}: {reason}", pytrace=False)
         if reason:
-            pytest.skip(f"marker {marker}: {reason}")
+            lacking(f"marker {marker}: {reason}", ci=ci)
+
+
+def lacking(reason: str, *, ci: bool | None = None) -> NoReturn:
+    """Skips the running test, or fails it in CI, because of what the machine lacks."""
+    if os.environ.get("CI") == "true" if ci is None else ci:
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def need_atheris() -> None:
+    """Coverage-guided fuzzing; the dev extra brings it for the Pythons it has wheels for."""
+    if importlib.util.find_spec("atheris") is None:
+        lacking("no atheris: it is in the dev extra for the Pythons it has wheels for")

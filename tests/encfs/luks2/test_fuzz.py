@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -10,14 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from fakes.needs import need_atheris
 
 SECONDS = int(os.environ.get("FUZZ_SECONDS", "60"))
 
 
 @pytest.mark.slow
 def test_header_parser_survives_fuzzing(root: Path, tmp_path: Path) -> None:
-    if importlib.util.find_spec("atheris") is None:
-        pytest.skip("no atheris: it is in the dev extra for the Pythons it has wheels for")
+    need_atheris()
     corpus = tmp_path / "corpus"
     done = subprocess.run(
         [

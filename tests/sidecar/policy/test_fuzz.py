@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fakes.fuzz import Target, run
+from fakes.needs import need_atheris
 from fakes.policy_targets import targets
 
 SECONDS = int(os.environ.get("FUZZ_SECONDS", "30"))
@@ -25,8 +25,7 @@ def test_only_our_errors(target: Target) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["policy_text", "policy_fragment"])
 def test_coverage_guided(root: Path, tmp_path: Path, script: str) -> None:
-    if importlib.util.find_spec("atheris") is None:
-        pytest.skip("no atheris: it is in the dev extra for the Pythons it has wheels for")
+    need_atheris()
     words = [
         sys.executable,
         str(root / "tests" / "fuzz" / f"{script}.py"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from fakes.fuzz import Target, run
 from fakes.layer_targets import targets
+from fakes.needs import need_atheris
 
 SECONDS = int(os.environ.get("FUZZ_SECONDS", "60"))
 
@@ -24,8 +24,7 @@ def test_only_our_errors(target: Target) -> None:
 
 @pytest.mark.slow
 def test_image_readers_survive_fuzzing(root: Path, tmp_path: Path) -> None:
-    if importlib.util.find_spec("atheris") is None:
-        pytest.skip("no atheris: it is in the dev extra for the Pythons it has wheels for")
+    need_atheris()
     done = subprocess.run(
         [
             sys.executable,
