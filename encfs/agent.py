@@ -32,6 +32,10 @@ from encfs.settings import AgentSettings, VolumeSettings
 
 log = logging.getLogger(__name__)
 
+# What an agent needs while it serves: log lines, answers on its endpoints, the unmounts.
+_HEAP = 8 << 20
+_OBJECTS = 4 << 20
+
 PassphraseOf = Callable[[VolumeSettings], Awaitable[Secret]]
 
 
@@ -110,7 +114,7 @@ class Agent:
                 nursery.cancel_scope.cancel()
                 raise
             self._write_result(None)
-            for refused in residency.lock():
+            for refused in residency.hold(heap=_HEAP, objects=_OBJECTS):
                 log.info("agent: %s", refused)
             on_ready()
             await stop.wait()

@@ -204,7 +204,7 @@ def _serve_mount(arguments: argparse.Namespace, on_ready: Callable[[], None]) ->
             on_ready=on_ready,
         )
 
-    residency.keep_heap(8 << 20)
+    residency.keep_heap()
     run_trio(run)
 
 

@@ -109,7 +109,7 @@ def _agent(arguments: argparse.Namespace) -> int | None:
             mode = "read-write" if volume.read_write else "read-only"
             print(f"{volume.mount_point}: {volume.name}, {mode}")
         return None
-    residency.keep_heap(8 << 20)
+    residency.keep_heap()
     try:
         run_trio(_run, arguments, settings)
     except (EncfsError, BaseExceptionGroup) as exc:

@@ -40,6 +40,10 @@ _BUFFERS = fuse.WORKERS + 2
 # Request buffers of libfuse and pyfuse3's copies of writes: one of each per worker; the rest is for what a
 # client of a store allocates and frees again.
 _WARM_HEAP = (2 * fuse.WORKERS + 4) * fuse.MAX_REQUEST
+_WARM_OBJECTS = 2 << 20
+# What httpx loads where it is installed, and a blob never needs, 9 MiB: its command line with a terminal
+# library, another event loop, HTTP/2, SOCKS, and encodings that are never asked for.
+_NOT_NEEDED = ("httpx._main", "anyio", "h2", "socksio", "brotli", "brotlicffi", "zstandard")
 _BEAT_SECONDS = 0.5
 
 
@@ -51,7 +55,7 @@ def main() -> None:
     # The terminal's interrupt goes to the whole group; only the supervisor decides when a driver ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     residency.forbid_dumps()
-    residency.keep_heap(0)
+    residency.keep_heap()
     try:
         order, key = read_frame(_read_exactly)
         trio.run(_serve, order, key)
@@ -104,8 +108,7 @@ async def _serve_until_unmounted(
         if order.for_tools:
             nursery.start_soon(_end_with_owner, nursery.cancel_scope)
         await nursery.start(_serve_fuse, device, order, pool, pulse, nursery.cancel_scope)
-        residency.warm_heap(_WARM_HEAP)
-        for refused in residency.lock():
+        for refused in residency.hold(heap=_WARM_HEAP, objects=_WARM_OBJECTS):
             log.info("%s: %s", order.name, refused)
         print("ready", flush=True)
 
@@ -132,8 +135,8 @@ async def _open_source(order: DriverOrder, pulse: Pulse, background: trio.Nurser
 
 
 async def _open_blob(order: BlobOrder, pulse: Pulse, background: trio.Nursery) -> BlockDevice:
-    # httpx loads its own command line, and a terminal library with it where one is installed: 6 MiB.
-    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
+    for name in _NOT_NEEDED:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
     # Twelve megabytes that a local image need not load.
     from encfs.blobs import open_ordered
     from encfs.block.cache import serve_cache

@@ -24,10 +24,9 @@ log = logging.getLogger(__name__)
 
 _START_SECONDS = 30
 _MAX_LINE = 4096
-# What a driver needs of our environment. Python's own allocator returns arenas to the kernel and asks for
-# new ones while serving; malloc, once told so (residency), does neither.
+# What a driver needs of our environment.
 _KEEP = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
-_EXTRA = {"PYTHONMALLOC": "malloc", "PYTHONUNBUFFERED": "1"}
+_EXTRA = {"PYTHONUNBUFFERED": "1"}
 
 
 class DriverProcess:

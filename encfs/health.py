@@ -14,10 +14,18 @@ Kind: adapter
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import struct
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from encfs.errors import EncfsError
+
+log = logging.getLogger(__name__)
 
 _PAGE = struct.Struct("=QQQQQQQQQQQ")
 _STORE = struct.Struct("=QQQQQ")
@@ -25,6 +33,9 @@ _STORE_AT = 24
 _BLOB = struct.Struct("=QQ")
 _BLOB_AT = 64
 _TAMPERED_AT = 10  # in words
+# How often the watchdog looks: so often within a deadline, but not less than once a second.
+_LOOKS = 6
+_LOOK_SECONDS = 1.0
 LEASES = ("none", "held", "lost")
 
 
@@ -132,3 +143,46 @@ class Watch:
         if self._progress_at is None or moved or not reading.in_flight:
             self._progress_at = now
         return now - min(self._beat_at, self._progress_at) > self.deadline
+
+
+class Watchdog:
+    """Watches a driver from a thread of its own, and cuts it off when it is stuck.
+
+    Why a thread: whatever else the supervisor does, from opening a file to writing a line of its log, the
+    kernel can make it wait for the very driver that is stuck. This thread opens and allocates nothing.
+
+    Args:
+        pulse: of the driver; must outlive the thread.
+        deadline: as of `Watch`, seconds.
+        cut_off: ends the driver's FUSE connection; called once, in the thread. What it raises is logged.
+    """
+
+    def __init__(self, pulse: Pulse, deadline: float, cut_off: Callable[[], None]) -> None:
+        self.fired = False
+        self._pause = min(_LOOK_SECONDS, deadline / _LOOKS)
+        self._pulse = pulse
+        self._watch = Watch(deadline)
+        self._cut_off = cut_off
+        # Held as long as the thread is wanted: waiting for it is a pause that `stop` can end.
+        self._wanted = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+
+    def start(self) -> None:
+        self._wanted.acquire()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Return when the thread has ended, or was never started; it can be called again."""
+        if self._thread.is_alive() and self._wanted.locked():
+            self._wanted.release()
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._wanted.acquire(timeout=self._pause):
+            if self._watch.is_stuck(self._pulse.read(), time.monotonic()):
+                try:
+                    self._cut_off()
+                except (EncfsError, OSError) as exc:
+                    log.error("cutting off the driver: %s", exc)
+                self.fired = True
+                return

@@ -4,12 +4,12 @@
       \\________\\_________\\-> FAILED
 
 NEW      image open and locked, key proved by the header's digest
-DRIVING  the driver serves `data`; from here on the watch runs
+DRIVING  the driver serves `data`; from here on it is watched
 MOUNTED  the file system is mounted at the mount point: the last step, so nobody sees half of it
 CLOSED   unmounted, driver ended with 0: everything is in the image
 FAILED   the driver died or was cut off; whoever had files open got EIO
 
-The watch reads the driver's pulse. A driver that is stuck past the deadline is cut off by ending its FUSE
+A watchdog reads the driver's pulse. A driver that is stuck past the deadline is cut off by ending its FUSE
 connection, which is the only thing that helps once kernel and driver wait for each other.
 
 Kind: composition
@@ -34,7 +34,7 @@ from encfs.block.file import FileDevice
 from encfs.driverproc import DriverProcess, start_driver
 from encfs.errors import DriverFailed, EncfsError, ReadOnlyDevice, StoreError
 from encfs.filesystem import FileSystem
-from encfs.health import Watch
+from encfs.health import Watchdog
 from encfs.keys import Secret
 from encfs.volume import BlobOrder, SegmentGeometry, VerityOrder
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_WATCH_SECONDS = 0.5
+_LOOK_SECONDS = 1.0
 # Of the deadline: so much may one request to a store take, so that a slow store is an error, not a cut-off.
 _STORE_SHARE = 0.6
 
@@ -115,6 +115,8 @@ class Session:
         self.serving = False  # set-up is done: a signal now means unmount
         self._deadline = deadline
         self._abort: int | None = None
+        self._watchdog: Watchdog | None = None
+        self._stopping = trio.Lock()
 
     def _enter(self, phase: Phase) -> None:
         assert phase in _NEXT[self.phase], f"{self.phase} -> {phase}"
@@ -136,6 +138,8 @@ class Session:
         )
         self._enter(Phase.DRIVING)
         self._abort = mount.open_abort(self.device_directory)
+        self._watchdog = Watchdog(self.driver.pulse, self._deadline, self._end_connection)
+        self._watchdog.start()
         nursery.start_soon(self._watch)
 
     async def mount(self, file_system: FileSystem, mount_point: Path) -> None:
@@ -165,11 +169,15 @@ class Session:
             raise lost
 
     async def _stop_driver(self) -> None:
-        if self.phase in (Phase.CLOSED, Phase.FAILED) or self.driver is None:
-            return
+        async with self._stopping:  # the watch may ask for the end while an unmount waits for it
+            if self.driver is not None and self.phase not in (Phase.CLOSED, Phase.FAILED):
+                await self._end_driver(self.driver)
+
+    async def _end_driver(self, driver: DriverProcess) -> None:
         if mount.is_mounted(self.device_directory):
             await trio.to_thread.run_sync(lambda: mount.unmount(self.device_directory))
-        code = await self.driver.wait()
+        code = await driver.wait()
+        self._tell_cut_off()
         if code != 0:
             self._fail(DriverFailed(f"driver of {self.volume.name}: ended with exit code {code}"))
             raise StoreError(
@@ -182,33 +190,33 @@ class Session:
         self.ended.set()
 
     async def _watch(self) -> None:
-        """Cut off a stuck driver, notice a dead one and a mount that somebody else removed."""
+        """Notice a driver that was cut off, a dead one, and a mount that somebody else removed."""
         assert self.driver is not None
-        watch = Watch(self._deadline)
-        while self.phase not in (Phase.CLOSED, Phase.FAILED):
+        while not self._tell_cut_off() and self.phase not in (Phase.CLOSED, Phase.FAILED):
             code = self.driver.process.poll()
             if code == 0 and self.file_system is None:  # unmounted, by us or by somebody else
                 self.ended.set()
                 return
             if code is not None:
                 self._fail(DriverFailed(f"driver of {self.volume.name}: died with exit code {code}"))
-            elif watch.is_stuck(self.driver.pulse.read(), trio.current_time()):
-                self._cut_off()
             elif self.file_system is not None and self.file_system.is_gone():
                 log.info("%s: unmounted by somebody else", self.volume.name)
                 self.ended.set()
                 return
-            await trio.sleep(_WATCH_SECONDS)
+            with trio.move_on_after(_LOOK_SECONDS):
+                await self.driver.wait()
 
-    def _cut_off(self) -> None:
-        """End the FUSE connection. Allocates as little as it can, and waits for nothing."""
-        mount.abort_connection(self.device_directory, self._abort)
+    def _tell_cut_off(self) -> bool:
+        """Whether the watchdog has ended the FUSE connection; then this session has failed."""
+        if self._watchdog is None or not self._watchdog.fired:
+            return False
         self._fail(
             DriverFailed(
                 f"driver of {self.volume.name}: answered nothing for {self._deadline:g} s and was cut off",
                 hint="everyone got EIO, writes not fsynced may be lost; mount again to replay the journal",
             )
         )
+        return True
 
     def _fail(self, error: EncfsError) -> None:
         if self.phase in (Phase.CLOSED, Phase.FAILED):
@@ -251,6 +259,8 @@ class Session:
             if self.phase is not Phase.CLOSED:
                 await self._force_away()
             await self.volume.source.aclose()
+            if self._watchdog is not None:
+                self._watchdog.stop()
             if self.driver is not None:
                 self.driver.pulse.close()
             if self._abort is not None:

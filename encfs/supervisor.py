@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 _MAX_LINE = 4096
 _ORPHAN_SECONDS = 30
+# What a supervisor needs while it serves: a log line, an answer on the control socket, the unmount.
+_HEAP = 4 << 20
+_OBJECTS = 2 << 20
 
 
 async def run_mount(
@@ -63,7 +66,7 @@ async def run_mount(
                     on_ready()
                 if set_up.cancelled_caught:
                     raise Interrupted(f"mount point {mount_point}: interrupted before it was mounted")
-                for refused in residency.lock():
+                for refused in residency.hold(heap=_HEAP, objects=_OBJECTS):
                     log.info("supervisor: %s", refused)
                 await session.ended.wait()
             finally:

@@ -6,6 +6,7 @@ takes no request, it runs no event loop, it cannot be asked to end.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -122,6 +123,55 @@ def test_a_driver_stopped_at_rest_is_cut_off_too(commands: Commands, volume: Pat
     os.kill(state.driver_pid, signal.SIGSTOP)
     wait_until(lambda: not is_running(state.supervisor_pid), DEADLINE + SLACK, "the supervisor has ended")
     everything_is_gone(commands, state)
+
+
+def test_a_driver_is_cut_off_although_its_supervisor_is_held_up(commands: Commands, clients: Clients) -> None:
+    """What holds it up here is a log that nobody reads; in a group short of memory it is the kernel."""
+    image, mnt = commands.folder / "data.img", commands.folder / "mnt"
+    commands.run("encfs", "create", image, "--size", "64M", "--key-file", "key.bin", check=True)
+    words = ("--key-file", "key.bin", "--foreground", "--deadline", str(DEADLINE))
+    reading, writing = os.pipe()
+    supervisor = subprocess.Popen(
+        ["encfs", "mount", image, mnt, *words],
+        cwd=commands.folder,
+        env=commands.child_environment(),
+        stdout=subprocess.PIPE,
+        stderr=writing,
+        text=True,
+    )
+    try:
+        assert supervisor.stdout is not None
+        assert supervisor.stdout.readline().startswith("ready")
+        state = state_of(commands.folder / "run")
+        writer = clients.start("store", mnt / "store")
+        fill(writing)
+        supervisor.terminate()  # it says so in its log, first of all
+        wait_until(lambda: "pipe_write" in waits_in(supervisor.pid), 10, "the supervisor is held up")
+        os.kill(state.driver_pid, signal.SIGSTOP)
+        assert last_words(writer, DEADLINE + SLACK) == "EIO"
+        assert "pipe_write" in waits_in(supervisor.pid), "it was not held up, so this proves nothing"
+        os.close(reading)
+        supervisor.wait(SLACK)
+        assert mounts_below(commands.folder) == []
+    finally:
+        os.close(writing)
+        tear_down(commands.folder / "run", commands.folder)
+        supervisor.kill()
+        supervisor.communicate(timeout=SLACK)
+
+
+def fill(pipe: int) -> None:
+    """Write to a pipe until it takes no more."""
+    os.set_blocking(pipe, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(pipe, bytes(1))
+    os.set_blocking(pipe, True)
+
+
+def waits_in(pid: int) -> str:
+    """Kernel function that a process sleeps in; empty when it does not."""
+    return Path(f"/proc/{pid}/wchan").read_text()
 
 
 def test_a_driver_that_goes_on_in_time_keeps_its_volume(
