@@ -73,6 +73,7 @@ class Pulse:
         self._begun = 0
         self._ended = 0
         self._tampered = 0
+        self._last: Reading | None = None
 
     @classmethod
     def create(cls) -> Pulse:
@@ -113,9 +114,12 @@ class Pulse:
         return self._begun != self._ended
 
     def read(self) -> Reading:
-        return Reading(*_PAGE.unpack_from(self._page, 0))
+        """One look; after `close`, what was there at the end."""
+        return self._last or Reading(*_PAGE.unpack_from(self._page, 0))
 
     def close(self) -> None:
+        """Give the page back. Once."""
+        self._last = self.read()
         self._counts.release()
         self._page.close()
         os.close(self.fd)

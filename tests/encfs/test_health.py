@@ -52,6 +52,7 @@ def test_pulse_is_shared_between_two_mappings() -> None:
     assert reader.read().in_flight == 1
     writer.close()
     reader.close()
+    assert reader.read() == Reading(1, 2, 1), "whoever still shows the volume shows how it ended"
 
 
 @pytest.fixture
