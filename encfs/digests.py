@@ -3,6 +3,8 @@
 Two engines do the same: `_digest`, compiled with the package, one call a request with the GIL released; and
 `PythonHasher` over the standard library, the reference, used where no compiler was there.
 
+`on_two_cores` halves large requests between the caller and one helper thread, which all such hashers share.
+
 Kind: pure
 """
 
@@ -10,11 +12,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from typing import Protocol
+import os
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Protocol, TypeAlias
 
 from encfs.block.device import Buffer
 
 DIGEST_SIZE = 32
+# Below that, handing over costs more than it saves.
+_HALVED = 128 << 10
 
 
 class Hasher(Protocol):
@@ -98,3 +106,78 @@ def salted(salt: bytes) -> Hasher:
 def keyed(key: bytes) -> Hasher:
     """dm-crypt's tags: HMAC-SHA-256 under `key` (32 bytes, secret) over sector, IV and ciphertext."""
     return _new(key, True)  # type: ignore[call-arg]
+
+
+def on_two_cores(hasher: Hasher) -> Hasher:
+    """The same digests, large requests by two threads, where there are two cores and the GIL is released."""
+    if isinstance(hasher, PythonHasher) or len(os.sched_getaffinity(0)) < 2:
+        return hasher
+    return _Halved(hasher, _helper())
+
+
+_Call: TypeAlias = Callable[[Buffer, int, Buffer, int, int], int]
+_Job: TypeAlias = tuple[_Call, Buffer, int, Buffer, int, int, SimpleQueue[int | Exception]]
+
+
+class _Halved:
+    """Two halves at once: the first by the caller, the second by the helper.
+
+    Args:
+        below: its calls may overlap.
+        jobs: the helper's.
+    """
+
+    def __init__(self, below: Hasher, jobs: SimpleQueue[_Job]) -> None:
+        self._below = below
+        self._jobs = jobs
+
+    def digest(self, data: Buffer, block_size: int, out: Buffer, number: int = 0, step: int = 0) -> int:
+        return self._halve(self._below.digest, data, block_size, out, number, step)
+
+    def compare(self, data: Buffer, block_size: int, wanted: Buffer, number: int = 0, step: int = 0) -> int:
+        return self._halve(self._below.compare, data, block_size, wanted, number, step)
+
+    def _halve(
+        self, call: _Call, data: Buffer, block_size: int, digests: Buffer, number: int, step: int
+    ) -> int:
+        view, table = memoryview(data), memoryview(digests)
+        if len(view) < max(_HALVED, 2 * block_size):
+            return call(data, block_size, digests, number, step)
+        _checked(view, block_size, table)
+        half = len(view) // block_size // 2
+        cut, at = half * block_size, half * DIGEST_SIZE
+        answer = SimpleQueue[int | Exception]()
+        self._jobs.put((call, view[cut:], block_size, table[at:], number + half * step, step, answer))
+        try:
+            first = call(view[:cut], block_size, table[:at], number, step)
+        finally:
+            second = answer.get()  # nobody may still write to the caller's memory
+        if isinstance(second, Exception):
+            raise second
+        if first >= 0 or second < 0:
+            return first
+        return half + second
+
+
+_starting = threading.Lock()
+_jobs: SimpleQueue[_Job] | None = None
+
+
+def _helper() -> SimpleQueue[_Job]:
+    """Jobs of the one helper thread, which lives as long as the process."""
+    global _jobs
+    with _starting:
+        if _jobs is None:
+            _jobs = SimpleQueue()
+            threading.Thread(target=_help, args=(_jobs,), name="digests", daemon=True).start()
+        return _jobs
+
+
+def _help(jobs: SimpleQueue[_Job]) -> None:
+    while True:
+        call, data, block_size, digests, number, step, answer = jobs.get()
+        try:
+            answer.put(call(data, block_size, digests, number, step))
+        except Exception as exc:
+            answer.put(exc)
+        del data, digests, answer

@@ -42,9 +42,7 @@ async def build_stack(
     if segment.integrity:
         from encfs.block.integrity import open_integrity  # what other volumes need not hold in memory
 
-        plain = await open_integrity(
-            window, volume_key, pool, block_size=segment.sector_size, read_only=read_only
-        )
+        plain = await open_integrity(window, volume_key, block_size=segment.sector_size, read_only=read_only)
     else:
         cipher = SectorCipher(volume_key, sector_size=segment.sector_size, iv_tweak=segment.iv_tweak)
         plain = Crypt(window, cipher, pool)

@@ -14,7 +14,7 @@ python3 -m venv --without-pip "$directory"
 $pip --python "$directory/bin/python" install -q --no-compile --no-cache-dir -c /mnt/source/scripts/constraints.txt \
   --find-links /tmp/own attested-volumes
 # Without a compiler the package installs too, only slower: here that would be a mistake.
-ls "$directory"/lib/python3*/site-packages/encfs/_xts*.so "$directory"/lib/python3*/site-packages/encfs/_digest*.so
+for module in _xts _digest _section; do ls "$directory"/lib/python3*/site-packages/encfs/$module*.so; done
 # By content, not by time: the same files give the same bytes. Nobody writes bytecode later.
 "$directory/bin/python" -m compileall -q -j 1 --invalidation-mode unchecked-hash "$directory/lib"
 # Where a file was installed from, and when, is nothing an image should depend on.

@@ -16,16 +16,17 @@ Spec: Linux drivers/md/dm-integrity.c 1.10 and dm-crypt.c 1.24 (crypt_iv_plain64
 
 from __future__ import annotations
 
-import mmap
+from collections.abc import Callable, Iterator
+from itertools import groupby
 
 import trio
 
-from encfs.block.buffers import BufferPool
 from encfs.block.device import BlockDevice, Buffer, check_request, read
+from encfs.block.gathered import Gathered, Run
 from encfs.block.journal import Journal
-from encfs.block.tagpages import TagPages
+from encfs.block.tagpages import PAGE, TagPages
 from encfs.cipher import SectorCipher
-from encfs.digests import keyed
+from encfs.digests import keyed, on_two_cores
 from encfs.errors import BadRequest, ReadOnlyDevice, Tampered
 from encfs.integrity.layout import SUPERBLOCK_SIZE, TAG_SIZE, Layout, parse_superblock
 from encfs.keys import Secret
@@ -34,7 +35,6 @@ CIPHER_KEY_SIZE = 64
 MAC_KEY_SIZE = 32
 _GATHER_BYTES = 2 << 20  # what is lost of writes that nobody made durable, and the price of one commit
 _TAG_PAGES = 256
-_RUN_BYTES = 512 << 10
 
 
 class Integrity:
@@ -44,7 +44,6 @@ class Integrity:
         below: the segment.
         layout: from its checked superblock.
         key: 96 or 64 bytes, secret: cipher key, then the 32 bytes of the MAC key.
-        pool: working buffers.
         journal: recovered.
         read_only: refuse writes; blocks of a journal that was not replayed are read from it.
     """
@@ -54,7 +53,6 @@ class Integrity:
         below: BlockDevice,
         layout: Layout,
         key: Secret,
-        pool: BufferPool,
         journal: Journal,
         *,
         read_only: bool,
@@ -66,37 +64,22 @@ class Integrity:
         self.read_only = read_only
         cipher_key, mac_key = split_key(key)
         self._cipher = SectorCipher(cipher_key, sector_size=layout.block_size)
-        self._mac = keyed(mac_key.reveal())
-        self._pool = pool
+        self._mac = on_two_cores(keyed(mac_key.reveal()))
         self._journal = journal
         self._tags = TagPages(below, layout, _TAG_PAGES)
         # Blocks newer than what is in place: gathered, or in a journal that nobody may replay.
-        self._newer: dict[int, memoryview] = {}
-        self._newer_tags: dict[int, memoryview] = {}
-        self._slots: list[tuple[memoryview, memoryview]] = []
-        self._run = memoryview(b"")
-        self._unplaced: list[int] = []  # committed, and must go in place before anything else is committed
+        gathered = journal.capacity if read_only else min(journal.capacity, _GATHER_BYTES // self.block_size)
+        self._newer = Gathered(gathered, self.block_size)
+        self._unplaced: list[Run] = []  # committed, and must go in place before anything else is committed
         self._writing = trio.Lock()
         self._generation = 0
-        if not read_only:
-            self._make_slots()
-
-    def _make_slots(self) -> None:
-        size = self.block_size
-        count = min(self._journal.capacity, _GATHER_BYTES // size)
-        area = mmap.mmap(-1, count * (size + TAG_SIZE))
-        area.write(bytes(len(area)))
-        view = memoryview(area)
-        tags = view[count * size :]
-        self._slots = [
-            (view[i * size : (i + 1) * size], tags[i * TAG_SIZE : (i + 1) * TAG_SIZE]) for i in range(count)
-        ]
-        self._run = memoryview(mmap.mmap(-1, _RUN_BYTES))
-        self._tag_scratch = memoryview(bytearray(self._pool.size // size * TAG_SIZE))
 
     def adopt(self, block: int, data: bytes, tag: bytes) -> None:
         """Serve a block from the journal of a volume that is only read."""
-        self._newer[block], self._newer_tags[block] = memoryview(data), memoryview(tag)
+        run = self._newer.room(block, 1)
+        assert run is not None, "more blocks than the journal holds"
+        run.data[:], run.tags[:] = data, tag
+        self._newer.add(run)
 
     async def read_into(self, offset: int, buffer: memoryview) -> None:
         check_request(self, offset, len(buffer))
@@ -127,7 +110,7 @@ class Integrity:
     def _find_bad(self, first: int, count: int, view: memoryview, tags: memoryview) -> int | None:
         """The first block whose tag is wrong; blocks newer than the image are put in, with their own tags."""
         size, start = self.block_size, 0
-        newer = [i for i in range(count) if first + i in self._newer] if self._newer else []
+        newer = [i for i in range(count) if first + i in self._newer] if len(self._newer) else []
         for i in (*newer, count):
             if (
                 bad := self._compare(
@@ -137,9 +120,10 @@ class Integrity:
                 return bad
             start = i + 1
         for i in newer:
-            view[i * size : (i + 1) * size] = self._newer[first + i]
+            run = self._newer.get(first + i)
             part = view[i * size : (i + 1) * size]
-            if (bad := self._compare(first + i, part, self._newer_tags[first + i])) is not None:
+            part[:] = run.data
+            if (bad := self._compare(first + i, part, run.tags)) is not None:
                 return bad
         return None
 
@@ -155,25 +139,21 @@ class Integrity:
         view = memoryview(data)
         async with self._writing:
             await self._place()
-            for start in range(0, len(view), self._pool.size):
-                part = view[start : start + self._pool.size]
-                async with self._pool.take(len(part)) as scratch:
-                    await self._gather((offset + start) // self.block_size, part, scratch)
+            await self._gather(offset // self.block_size, view)
 
-    async def _gather(self, first: int, part: memoryview, scratch: memoryview) -> None:
+    async def _gather(self, first: int, view: memoryview) -> None:
         size, step = self.block_size, self.layout.per_block
-        count = len(part) // size
-        tags = self._tag_scratch[: count * TAG_SIZE]
-        self._cipher.encrypt(part, scratch, first)
-        self._mac.digest(scratch, size, tags, first * step, step)
-        for i in range(count):
-            block = first + i
-            if block not in self._newer:
-                if not self._slots:
-                    await self._commit()
-                self._newer[block], self._newer_tags[block] = self._slots.pop()
-            self._newer[block][:] = scratch[i * size : (i + 1) * size]
-            self._newer_tags[block][:] = tags[i * TAG_SIZE : (i + 1) * TAG_SIZE]
+        count, done = len(view) // size, 0
+        while done < count:
+            run = self._newer.room(first + done, count - done)
+            if run is None:
+                await self._commit()
+                continue
+            got = len(run.tags) // TAG_SIZE
+            self._cipher.encrypt(view[done * size : (done + got) * size], run.data, run.first)
+            self._mac.digest(run.data, size, run.tags, run.first * step, step)
+            self._newer.add(run)
+            done += got
         self._generation += 1
 
     async def flush(self) -> None:
@@ -181,61 +161,56 @@ class Integrity:
             return
         async with self._writing:
             await self._place()
-            if self._newer:
+            if len(self._newer):
                 await self._commit()
 
     async def _commit(self) -> None:
         """Everything gathered goes into the journal, durable, and then in place."""
-        blocks = sorted(self._newer)
-        await self._journal.commit((block, self._newer[block], self._newer_tags[block]) for block in blocks)
-        self._unplaced = blocks
+        runs = self._newer.runs()
+        await self._journal.commit(runs)
+        self._unplaced = runs
         await self._place()
 
     async def _place(self) -> None:
         """Write committed blocks in place; after a failure, again, before anything else."""
         if not self._unplaced:
             return
-        blocks = self._unplaced
-        index = 0
-        while index < len(blocks):
-            index += await self._place_page(blocks, index)
+        size, area = self.block_size, self.layout.area_blocks
+        for run in self._unplaced:
+            for part in _split(run, size, lambda block: area - block % area):
+                await self.below.write(self.layout.data_offset(part.first), part.data)
+        parts = [part for run in self._unplaced for part in _split(run, size, self._tags.span)]
+        for _, group in groupby(parts, lambda part: self.layout.tag_offset(part.first) // PAGE):
+            await self._place_tags(list(group))
         self._journal.placed()
-        for block in blocks:
-            self._slots.append((self._newer.pop(block), self._newer_tags.pop(block)))
+        self._newer.clear()
         self._unplaced = []
         self._generation += 1
 
-    async def _place_page(self, blocks: list[int], index: int) -> int:
-        """The blocks from `index` on whose tags lie in one page; how many they are."""
-        first = blocks[index]
-        end = first + self._tags.span(first)
-        stop = index
-        while stop < len(blocks) and blocks[stop] < end:
-            stop += 1
-        await self._place_data(blocks, index, stop)
-        async with self._tags.changing(first) as (page, offset, base):
-            for block in blocks[index:stop]:
-                at = (block - base) * TAG_SIZE
-                page[at : at + TAG_SIZE] = self._newer_tags[block]
+    async def _place_tags(self, parts: list[Run]) -> None:
+        """Tags that lie in one page."""
+        async with self._tags.changing(parts[0].first) as (page, offset, base):
+            for part in parts:
+                at = (part.first - base) * TAG_SIZE
+                page[at : at + len(part.tags)] = part.tags
             await self.below.write(offset, page)
-        return stop - index
-
-    async def _place_data(self, blocks: list[int], index: int, stop: int) -> None:
-        size = self.block_size
-        while index < stop:
-            start, count = blocks[index], 0
-            while index < stop and blocks[index] == start + count and (count + 1) * size <= _RUN_BYTES:
-                self._run[count * size : (count + 1) * size] = self._newer[blocks[index]]
-                count, index = count + 1, index + 1
-            await self.below.write(self.layout.data_offset(start), self._run[: count * size])
 
     async def aclose(self) -> None:
         """Leaves an empty journal when everything is in place; else the journal tells what is not."""
         try:
-            if not self.read_only and not self._newer:
+            if not self.read_only and not len(self._newer):
                 await self._journal.settle()
         finally:
             await self.below.aclose()
+
+
+def _split(run: Run, size: int, reach: Callable[[int], int]) -> Iterator[Run]:
+    """Parts of a run; `reach` says how many blocks from a given one on may stay together."""
+    start, count = 0, len(run.tags) // TAG_SIZE
+    while start < count:
+        fits = min(reach(run.first + start), count - start)
+        yield run.part(start, fits, size)
+        start += fits
 
 
 def split_key(key: Secret) -> tuple[Secret, Secret]:
@@ -251,9 +226,7 @@ def split_key(key: Secret) -> tuple[Secret, Secret]:
     return Secret(data[:cipher_size], full_entropy=True), Secret(data[cipher_size:], full_entropy=True)
 
 
-async def open_integrity(
-    below: BlockDevice, key: Secret, pool: BufferPool, *, block_size: int, read_only: bool
-) -> Integrity:
+async def open_integrity(below: BlockDevice, key: Secret, *, block_size: int, read_only: bool) -> Integrity:
     """Check superblock and journal of a segment, replay what a crash left, and serve its plaintext.
 
     Raises:
@@ -266,7 +239,7 @@ async def open_integrity(
     layout = parse_superblock(head, segment_size=below.size, block_size=block_size)
     journal = Journal(below, layout)
     found = await journal.recover()
-    layer = Integrity(below, layout, key, pool, journal, read_only=read_only)
+    layer = Integrity(below, layout, key, journal, read_only=read_only)
     if read_only:
         for number in found.replay:
             for entry in await journal.entries(number):

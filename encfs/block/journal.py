@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import mmap
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Iterator, Sequence
 
 from encfs.block.device import BlockDevice, read
+from encfs.block.gathered import Run
 from encfs.integrity.journal import (
     PASSES,
     Entry,
@@ -25,6 +25,8 @@ from encfs.integrity.layout import SECTOR, TAG_SIZE, Layout
 
 log = logging.getLogger(__name__)
 
+_SECTIONS_AT_ONCE = 8
+
 
 class Journal:
     """One volume's ring of sections.
@@ -37,9 +39,13 @@ class Journal:
     def __init__(self, below: BlockDevice, layout: Layout) -> None:
         self._below = below
         self._layout = layout
-        area = mmap.mmap(-1, layout.section_size)
-        area.write(bytes(layout.section_size))
-        self._writer = SectionWriter(layout, memoryview(area))
+        size, count = layout.section_size, min(_SECTIONS_AT_ONCE, layout.journal_sections)
+        area = mmap.mmap(-1, count * size)
+        area.write(bytes(count * size))
+        self._buffer = memoryview(area)
+        self._writers = [
+            SectionWriter(layout, self._buffer[at * size : (at + 1) * size]) for at in range(count)
+        ]
         self._next = 0  # section that the next commit begins with
         self._pass = 0
         self._free = 0  # sections from there that may be overwritten: what they held is in place, durable
@@ -95,44 +101,69 @@ class Journal:
         await self._below.flush()
         await self._empty()
 
-    async def commit(self, blocks: Iterable[tuple[int, memoryview, memoryview]]) -> None:
+    async def commit(self, runs: Sequence[Run]) -> None:
         """Write blocks into the journal; they are durable on return, and not in place yet.
 
         Args:
-            blocks: at most `capacity` of (number, ciphertext, tag), each number once.
+            runs: of at most `capacity` blocks, each number once.
         """
         assert self._placed, "the last commit is not in place"
         if not self._ready:
             await self._empty()
-        waiting = iter(blocks)
-        section, number, written = self._next, self._pass, 0
-        while chunk := list(islice(waiting, self._layout.section_entries)):
-            if written == self._free:
+        sections = self._layout.journal_sections
+        section, number, written, built = self._next, self._pass, 0, 0
+        for chunk in self._cut(runs):
+            if written + built == self._free:
                 # What is in place becomes durable, and the whole ring can be overwritten.
-                assert self._free < self._layout.journal_sections, "more blocks than the journal holds"
+                assert self._free < sections, "more blocks than the journal holds"
+                await self._write_sections(section - built, built, number)
+                written, built = written + built, 0
                 await self._below.flush()
-                self._free = self._layout.journal_sections
-            await self._write_section(section, number, chunk)
-            written += 1
-            section += 1
-            if section == self._layout.journal_sections:
+                self._free = sections
+            writer = self._writers[built]
+            writer.begin()
+            index = 0
+            for run in chunk:
+                writer.put(index, run.first, run.data, run.tags)
+                index += len(run.tags) // TAG_SIZE
+            writer.end(section, number)
+            built, section = built + 1, section + 1
+            if built == len(self._writers) or section == sections:
+                await self._write_sections(section - built, built, number)
+                written, built = written + built, 0
+            if section == sections:
                 section, number = 0, (number + 1) % PASSES
+        await self._write_sections(section - built, built, number)
+        written += built
         await self._below.flush()
         self._next, self._pass, self._placed = section, number, False
         # That flush made everything before this commit durable in place, too.
-        self._free = self._layout.journal_sections - written
+        self._free = sections - written
 
-    async def _write_section(
-        self, section: int, number: int, chunk: list[tuple[int, memoryview, memoryview]]
-    ) -> None:
-        self._writer.begin()
-        for index, (block, data, tag) in enumerate(chunk):
-            self._writer.put(index, block, data, tag)
-        self._writer.end(section, number)
+    def _cut(self, runs: Sequence[Run]) -> Iterator[list[Run]]:
+        """What goes into each section."""
+        size, chunk, room = self._layout.block_size, list[Run](), self._layout.section_entries
+        for run in runs:
+            start, count = 0, len(run.tags) // TAG_SIZE
+            while start < count:
+                fits = min(count - start, room)
+                chunk.append(run.part(start, fits, size))
+                start, room = start + fits, room - fits
+                if not room:
+                    yield chunk
+                    chunk, room = [], self._layout.section_entries
+        if chunk:
+            yield chunk
+
+    async def _write_sections(self, first: int, count: int, number: int) -> None:
+        """Write the first `count` built sections as `first` and those after it, of pass `number`."""
+        if not count:
+            return
         self._used = True
-        self._oldest = (section + 1) % self._layout.journal_sections
+        self._oldest = (first + count) % self._layout.journal_sections
         self._empty_pass = (number - 2) % PASSES
-        await self._below.write(self._layout.section_offset(section), self._writer.buffer)
+        view = self._buffer[: count * self._layout.section_size]
+        await self._below.write(self._layout.section_offset(first), view)
 
     def placed(self) -> None:
         """All blocks of the last commit are written in place; durable with the next flush."""
@@ -154,9 +185,10 @@ class Journal:
         count = self._layout.journal_sections
         for step in range(count):
             number = (self._oldest + step) % count
-            self._writer.begin()
-            self._writer.end(number, self._empty_pass)
-            await self._below.write(self._layout.section_offset(number), self._writer.buffer)
+            writer = self._writers[0]
+            writer.begin()
+            writer.end(number, self._empty_pass)
+            await self._below.write(self._layout.section_offset(number), writer.buffer)
             if step == 0:
                 await self._below.flush()
         await self._below.flush()

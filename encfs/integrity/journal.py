@@ -17,14 +17,17 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from encfs.block.device import Buffer
 from encfs.errors import MalformedHeader
 from encfs.integrity.layout import SECTOR, TAG_SIZE, Layout
 
 _WORDS = SECTOR // 8
 _BASE = 0x1111111111111111
+_HALF = 0xFFFFFFFF
 _UNUSED = 0xFFFFFFFFFFFFFFFF
 _UNUSED_MARK = 0xFFFFFFFF
 _ENTRY_SECTORS = 8
+_TAG_WORDS = TAG_SIZE // 8
 PASSES = 4
 
 
@@ -54,6 +57,31 @@ class Recovery:
     half_empty: bool
 
 
+def put_entries(section: Buffer, index: int, block: int, data: Buffer, tags: Buffer, block_size: int) -> None:
+    """The reference of `_section.put`, used where no compiler was there."""
+    step, start = block_size // SECTOR, _ENTRY_SECTORS * SECTOR + index * block_size
+    memoryview(section)[start : start + len(data)] = data
+    words, data_words, tag_words = (memoryview(part).cast("Q") for part in (section, data, tags))
+    for number in range(len(data) // block_size):
+        at = _place(index + number, 8 + 8 * step + TAG_SIZE)
+        words[at] = (block + number) * step
+        first, after = number * step * _WORDS, at + 1 + step
+        # The last word of each of the block's sectors, where commit ids will be.
+        words[at + 1 : after] = data_words[first + _WORDS - 1 : first + step * _WORDS : _WORDS]
+        words[after : after + _TAG_WORDS] = tag_words[number * _TAG_WORDS : (number + 1) * _TAG_WORDS]
+
+
+def _place(index: int, entry_size: int) -> int:
+    """Word of a section where entry `index` begins."""
+    return index % _ENTRY_SECTORS * _WORDS + index // _ENTRY_SECTORS * (entry_size // 8)
+
+
+try:
+    from encfs._section import put as _put
+except ImportError:
+    _put = put_entries
+
+
 class SectionWriter:
     """Builds sections in one buffer that is kept: nothing is allocated for the data of a section.
 
@@ -65,40 +93,34 @@ class SectionWriter:
     def __init__(self, layout: Layout, buffer: memoryview) -> None:
         assert len(buffer) == layout.section_size
         self.buffer = buffer
-        self._words = buffer.cast("Q")
         self._layout = layout
-        self._data = buffer[_ENTRY_SECTORS * SECTOR :]
-        self._data_words = self._data.cast("Q")
-        self._head = self._words[: _ENTRY_SECTORS * _WORDS]
-        self._entry_words = layout.entry_size // 8
-        self._sectors = array("Q", range(layout.section_size // SECTOR))
+        self._head = buffer.cast("Q")[: _ENTRY_SECTORS * _WORDS]
+        self._unused = array("Q", bytes(_ENTRY_SECTORS * SECTOR))
+        for index in range(layout.section_entries):
+            self._unused[_place(index, layout.entry_size)] = _UNUSED
+        # Commit ids, 8 bytes at the end of every sector: the lower half depends on pass and sector, the upper
+        # one on pass and section.
+        halves, sectors = buffer.cast("I"), layout.section_size // SECTOR
+        self._lower = halves[2 * _WORDS - 2 :: 2 * _WORDS]
+        self._upper = halves[2 * _WORDS - 1 :: 2 * _WORDS]
+        self._lowers = [
+            array("I", [(_BASE & _HALF) * (number + 1) ^ sector for sector in range(sectors)])
+            for number in range(PASSES)
+        ]
 
     def begin(self) -> None:
         """Start a section: every entry unused."""
-        self._head[:] = array("Q", bytes(_ENTRY_SECTORS * SECTOR))
-        for index in range(self._layout.section_entries):
-            self._words[self._place(index)] = _UNUSED
+        self._head[:] = self._unused
 
-    def put(self, index: int, block: int, data: memoryview, tag: memoryview) -> None:
-        """Entry `index`: a block number, its ciphertext and its tag of 32 bytes."""
-        size, per_block = self._layout.block_size, self._layout.per_block
-        self._data[index * size : (index + 1) * size] = data
-        at = self._place(index)
-        self._words[at] = block * per_block
-        first = index * size // 8
-        self._words[at + 1 : at + 1 + per_block] = self._data_words[
-            first + _WORDS - 1 : first + size // 8 : _WORDS
-        ]
-        self.buffer[(at + 1 + per_block) * 8 : (at + 1 + per_block) * 8 + TAG_SIZE] = tag
+    def put(self, index: int, block: int, data: memoryview, tags: memoryview) -> None:
+        """Entries from `index` on: blocks from number `block` on, ciphertext and tags of 32 bytes each."""
+        _put(self.buffer, index, block, data, tags, self._layout.block_size)
 
     def end(self, section: int, number: int) -> None:
         """Finish it as `section`, written in pass `number` (0 to 3)."""
-        mark = _BASE * (number + 1) ^ section << 32
-        self._words[_WORDS - 1 :: _WORDS] = array("Q", [mark ^ sector for sector in self._sectors])
-
-    def _place(self, index: int) -> int:
-        """Word of the buffer where entry `index` begins."""
-        return index % _ENTRY_SECTORS * _WORDS + index // _ENTRY_SECTORS * self._entry_words
+        mark = (_BASE & _HALF) * (number + 1) ^ section
+        self._lower[:] = self._lowers[number]
+        self._upper[:] = array("I", [mark]) * len(self._upper)
 
 
 def entries(layout: Layout, section: bytes) -> Iterator[Entry]:
@@ -111,7 +133,7 @@ def entries(layout: Layout, section: bytes) -> Iterator[Entry]:
     size, per_block = layout.block_size, layout.per_block
     words = memoryview(section).cast("Q")
     for index in range(layout.section_entries):
-        at = index % _ENTRY_SECTORS * _WORDS + index // _ENTRY_SECTORS * (layout.entry_size // 8)
+        at = _place(index, layout.entry_size)
         sector = words[at]
         # Spec: an unused entry has all ones in the upper half; numbers outside the volume are ignored.
         if sector >> 32 == _UNUSED_MARK or sector >= layout.provided or sector % per_block:
@@ -126,8 +148,7 @@ def entries(layout: Layout, section: bytes) -> Iterator[Entry]:
 def has_entries(layout: Layout, section: bytes) -> bool:
     """Whether any entry of the section is used."""
     words = memoryview(section).cast("Q")
-    step = layout.entry_size // 8
-    places = (i % _ENTRY_SECTORS * _WORDS + i // _ENTRY_SECTORS * step for i in range(layout.section_entries))
+    places = (_place(index, layout.entry_size) for index in range(layout.section_entries))
     return any(words[at] >> 32 != _UNUSED_MARK for at in places)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
+import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from encfs._digest import Hasher
-from encfs.digests import PythonHasher
+from encfs.digests import PythonHasher, on_two_cores
 
 ENGINES = (Hasher, PythonHasher)
 BLOCKS = st.integers(1, 5000).flatmap(
@@ -65,3 +67,61 @@ def test_what_does_not_fit_is_refused(engine: type[Hasher]) -> None:
     for key in (b"", bytes(65)):
         with pytest.raises(ValueError, match="wanted 1 to 64"):
             engine(key, True)
+
+
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+
+
+@pytest.mark.usefixtures("two_cores")
+@pytest.mark.parametrize("blocks", [1, 31, 63, 64, 65, 256])
+def test_halves_are_the_whole(blocks: int) -> None:
+    data, plain = os.urandom(blocks * 4096), Hasher(b"key", True)
+    wanted, table = bytearray(blocks * 32), bytearray(blocks * 32)
+    plain.digest(data, 4096, wanted, 7, 8)
+    halved = on_two_cores(plain)
+    assert halved.digest(data, 4096, table, 7, 8) == -1
+    assert table == wanted
+    assert halved.compare(data, 4096, wanted, 7, 8) == -1
+    middle = blocks // 2
+    for index in sorted({blocks - 1, middle, max(0, middle - 1), 0}, reverse=True):
+        wanted[index * 32] ^= 1  # from now on, as are all after it
+        assert halved.compare(data, 4096, wanted, 7, 8) == index
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_halves_of_several_callers_do_not_mix() -> None:
+    halved, plain, wrong = on_two_cores(Hasher(b"salt")), Hasher(b"salt"), list[int]()
+
+    def work(number: int) -> None:
+        data, table, wanted = bytes([number]) * (1 << 20), bytearray(8192), bytearray(8192)
+        plain.digest(data, 4096, wanted)
+        for _ in range(20):
+            halved.digest(data, 4096, table)
+            if table != wanted:
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert wrong == []
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_halves_that_do_not_fit_are_refused_and_the_helper_lives_on() -> None:
+    halved = on_two_cores(Hasher(b""))
+    with pytest.raises(ValueError):
+        halved.digest(bytes(1 << 20), 4096, bytearray(8191))
+    with pytest.raises(TypeError):
+        halved.digest(bytes(1 << 20), 4096, bytes(8192))
+    assert halved.digest(bytes(1 << 20), 4096, bytearray(8192)) == -1
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_the_reference_is_not_halved() -> None:
+    """It holds the GIL: nothing would be won."""
+    hasher = PythonHasher(b"")
+    assert on_two_cores(hasher) is hasher

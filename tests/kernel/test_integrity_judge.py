@@ -128,9 +128,7 @@ async def torn_segment(volume_key: Secret, number: int) -> bytes:
     dice = random.Random(number)
     store = CrashStore(bytes(fresh.data), stop_at=30 + 11 * number)
     try:
-        device = await open_integrity(
-            store, volume_key, BufferPool(4, CHUNK), block_size=4096, read_only=False
-        )
+        device = await open_integrity(store, volume_key, block_size=4096, read_only=False)
         while True:
             for _ in range(dice.randint(1, 3)):
                 count = dice.randint(1, 40)

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import pytest
 from fakes.crashstore import CrashStore, PowerLost
 
-from encfs.block.buffers import BufferPool
 from encfs.block.device import read
 from encfs.block.integrity import Integrity, open_integrity, split_key
 from encfs.block.memory import MemoryDevice
@@ -35,9 +34,7 @@ async def formatted(layout: Layout) -> bytes:
 async def opened(
     store: CrashStore | MemoryDevice, *, read_only: bool = False, block_size: int = 4096
 ) -> Integrity:
-    return await open_integrity(
-        store, KEY, BufferPool(4, 32 << 10), block_size=block_size, read_only=read_only
-    )
+    return await open_integrity(store, KEY, block_size=block_size, read_only=read_only)
 
 
 @pytest.mark.parametrize("block_size", [512, 4096])

@@ -1,0 +1,3 @@
+from encfs.block.device import Buffer
+
+def put(section: Buffer, index: int, block: int, data: Buffer, tags: Buffer, block_size: int) -> None: ...
