@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.quiet import Quiet
+from benchmarks.quiet import Quiet, kept_memory
 from benchmarks.systems import MIB, SYSTEMS, Place, missing_programs
 from benchmarks.workloads import Load, make_archive, measure
 
@@ -38,7 +38,8 @@ def main() -> None:
     # Ended from outside, it unmounts everything all the same.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("interrupted"))
     quiet = Quiet(arguments.patience)
-    samples = compare(arguments, quiet)
+    with kept_memory():
+        samples = compare(arguments, quiet)
     text = report.markdown(samples, _today(), machine(), f"{_method(arguments)} {quiet}")
     print(text)
     if arguments.save is not None:

@@ -29,6 +29,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from fakes.azurite import azurite  # noqa: E402
 from fakes.blobservice import BlobService  # noqa: E402
 
+from benchmarks.quiet import kept_memory  # noqa: E402
+
 MIB = 1 << 20
 ENCFS = str(Path(sys.executable).parent / "encfs")
 LATENCY = 0.010
@@ -248,6 +250,7 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="NAME,...", help="measures to take")
     words = parser.parse_args()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(kept_memory())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="blob-bench-")))
         service = stack.enter_context(azurite(folder))
         slow = stack.enter_context(slow_address(service.base))

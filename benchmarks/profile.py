@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import workloads as w
+from benchmarks.quiet import kept_memory
 from benchmarks.systems import ENVIRONMENT, MIB, Place, encfs, run
 
 _TMPFS = Path("/dev/shm")  # noqa: S108 - a private folder is made in it
@@ -42,7 +43,7 @@ def main() -> None:
     os.environ["ENCFS_RUN_DIR"] = ENVIRONMENT["ENCFS_RUN_DIR"] = str(folder / "run")
     try:
         place = Place(folder, (3 * arguments.size + 256) * MIB)
-        with encfs(place) as mount_point:
+        with kept_memory(), encfs(place) as mount_point:
             profile_all(mount_point, driver_pid(folder / "run"), arguments)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.quiet import kept_memory
 from benchmarks.systems import MIB, run
 from benchmarks.workloads import drop_caches, read, write_and_fsync
 
@@ -28,7 +29,7 @@ _LESS_IS_BETTER = {"4 KiB + fsync", "mount", "unmount"}
 def main() -> None:
     if os.geteuid() != 0:
         sys.exit("run as root: loop devices and mounts")
-    with tempfile.TemporaryDirectory(dir=_TMPFS, prefix="protection-") as name:
+    with tempfile.TemporaryDirectory(dir=_TMPFS, prefix="protection-") as name, kept_memory():
         folder = Path(name)
         (folder / "key").touch(mode=0o600)
         (folder / "key").write_bytes(os.urandom(32))

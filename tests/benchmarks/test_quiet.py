@@ -5,11 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from benchmarks import quiet
-from benchmarks.quiet import Quiet, busy_share
+from benchmarks.quiet import Quiet, busy_share, kept_memory
 
 
 def test_waits_until_the_others_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,3 +43,19 @@ def test_a_busy_process_is_seen() -> None:
             assert time.monotonic() - start >= 0.3
         finally:
             process.kill()
+
+
+def test_the_host_keeps_off_until_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quiet, "_LEFT_BYTES", quiet.free_memory() - (8 << 20))
+    setting = tmp_path / "page_reporting_order"
+    setting.write_text("9\n")
+    with kept_memory(setting) as needed:
+        assert needed
+        assert setting.read_text() == "11"
+    assert setting.read_text() == "9\n"
+
+
+def test_a_machine_without_such_a_host_needs_nothing(tmp_path: Path) -> None:
+    with kept_memory(tmp_path / "nothing") as needed:
+        assert not needed
+    assert list(tmp_path.iterdir()) == []
