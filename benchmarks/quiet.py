@@ -45,7 +45,7 @@ class Quiet:
 
 @contextlib.contextmanager
 def kept_memory(setting: Path = _REPORTING) -> Iterator[bool]:
-    """Until the end, keep the host of a virtual machine from taking free memory back; says if that was needed.
+    """Until the end, keep the host of a virtual machine from taking free memory back; True if that is needed.
 
     Why: a page that the host took back costs its next user 8 us, ten times what it takes to fill it. Who
     that is depends on what was freed when, not on what is measured. What it took before, it gives now: all
