@@ -3,7 +3,7 @@
 Two engines do the same: `_digest`, compiled with the package, one call a request with the GIL released; and
 `PythonHasher` over the standard library, the reference, used where no compiler was there.
 
-`on_two_cores` halves large requests between the caller and one helper thread, which all such hashers share.
+`on_two_cores` halves large digests between the caller and one helper thread, which all such hashers share.
 
 Kind: pure
 """
@@ -109,7 +109,10 @@ def keyed(key: bytes) -> Hasher:
 
 
 def on_two_cores(hasher: Hasher) -> Hasher:
-    """The same digests, large requests by two threads, where there are two cores and the GIL is released."""
+    """The same digests, large ones by two threads, where there are two cores and the GIL is released.
+
+    Not comparisons: while something is read, the other core copies to the reader (measured: 7 % less).
+    """
     if isinstance(hasher, PythonHasher) or len(os.sched_getaffinity(0)) < 2:
         return hasher
     return _Halved(hasher, _helper())
@@ -132,31 +135,24 @@ class _Halved:
         self._jobs = jobs
 
     def digest(self, data: Buffer, block_size: int, out: Buffer, number: int = 0, step: int = 0) -> int:
-        return self._halve(self._below.digest, data, block_size, out, number, step)
-
-    def compare(self, data: Buffer, block_size: int, wanted: Buffer, number: int = 0, step: int = 0) -> int:
-        return self._halve(self._below.compare, data, block_size, wanted, number, step)
-
-    def _halve(
-        self, call: _Call, data: Buffer, block_size: int, digests: Buffer, number: int, step: int
-    ) -> int:
-        view, table = memoryview(data), memoryview(digests)
+        view, table, call = memoryview(data), memoryview(out), self._below.digest
         if len(view) < max(_HALVED, 2 * block_size):
-            return call(data, block_size, digests, number, step)
+            return call(data, block_size, out, number, step)
         _checked(view, block_size, table)
         half = len(view) // block_size // 2
         cut, at = half * block_size, half * DIGEST_SIZE
         answer = SimpleQueue[int | Exception]()
         self._jobs.put((call, view[cut:], block_size, table[at:], number + half * step, step, answer))
         try:
-            first = call(view[:cut], block_size, table[:at], number, step)
+            call(view[:cut], block_size, table[:at], number, step)
         finally:
             second = answer.get()  # nobody may still write to the caller's memory
         if isinstance(second, Exception):
             raise second
-        if first >= 0 or second < 0:
-            return first
-        return half + second
+        return second
+
+    def compare(self, data: Buffer, block_size: int, wanted: Buffer, number: int = 0, step: int = 0) -> int:
+        return self._below.compare(data, block_size, wanted, number, step)
 
 
 _starting = threading.Lock()
