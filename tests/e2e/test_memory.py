@@ -21,8 +21,8 @@ from fakes.volumes import run_or_tear_down, tear_down
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
+MIB = 1 << 20
 LIMIT = 512 << 20
-WRITTEN = 2 << 30
 # Generous: the whole takes ten seconds or so; a deadlock takes for ever.
 BOUND = 150.0
 
@@ -40,13 +40,19 @@ def group(commands: Commands) -> Iterator[MemoryGroup]:
         lacking(str(exc))
 
 
-def test_writing_more_than_memory_holds_ends(commands: Commands, group: MemoryGroup) -> None:
+@pytest.mark.parametrize(
+    ("options", "written"), [((), 2048 * MIB), (("--integrity", "hmac-sha256"), 1024 * MIB)]
+)
+def test_writing_more_than_memory_holds_ends(
+    commands: Commands, group: MemoryGroup, options: tuple[str, ...], written: int
+) -> None:
     image, mnt = Path("data.img"), commands.folder / "mnt"
-    commands.run("encfs", "create", image, "--size", "2300M", "--key-file", "key.bin", check=True)
+    size = f"{written // MIB + 252}M"
+    commands.run("encfs", "create", image, "--size", size, "--key-file", "key.bin", *options, check=True)
     commands.run(*group.words(), "encfs", "mount", image, mnt, "--key-file", "key.bin", check=True)
     assert len(group.members()) >= 2, "supervisor and driver are not both in the group"
     load = (*group.words(), sys.executable, load_program.__file__)
-    words = (mnt / "large", str(WRITTEN), os.urandom(32).hex())
+    words = (mnt / "large", str(written), os.urandom(32).hex())
     run_or_tear_down(commands, *load, "write", *words, timeout=BOUND)
     run_or_tear_down(commands, *load, "check", *words, timeout=BOUND)
     assert group.peak() > LIMIT // 2, "the group was never short of memory, so this proves nothing"
