@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from encfs import eager
-from encfs.eager import EagerLock, EagerWait, eager_trio
+from encfs.eager import EagerLock, EagerWait, Trial, eager_trio
 
 
 @pytest.fixture
@@ -143,3 +143,55 @@ def test_the_stand_in_is_trio_otherwise() -> None:
     assert stand_in.Lock is EagerLock
     assert stand_in.open_nursery is trio.open_nursery
     assert stand_in.lowlevel.notify_closing is trio.lowlevel.notify_closing
+
+
+def looking(trial: Trial, start: float, seconds: float, asleep: float, looks: float) -> float:
+    """Share of requests that are looked on for, when one takes so many seconds asleep, or looking on."""
+    now, count, looked = start, 0, 0
+    while now < start + seconds:
+        looked += trial.looks
+        count += 1
+        now += looks if trial.looks else asleep
+        trial.served(now)
+    return looked / count
+
+
+def test_looks_on_only_where_that_serves_more() -> None:
+    quiet, crowded = (80e-6, 50e-6), (30e-6, 300e-6)
+    trial = Trial()
+    assert looking(trial, 100, 5, *quiet) > 0.95
+    looking(trial, 105, 1, *crowded)  # finds out at the next try
+    assert looking(trial, 106, 5, *crowded) < 0.01
+    looking(trial, 111, 1, *quiet)
+    assert looking(trial, 112, 5, *quiet) > 0.95
+
+
+def test_what_makes_no_difference_sleeps() -> None:
+    assert looking(Trial(), 0, 10, 80e-6, 75e-6) < 0.05
+
+
+def test_a_light_load_is_never_looked_on_for() -> None:
+    """Not even for a try: an idle volume costs nothing."""
+    assert looking(Trial(), 0, 30, 1e-3, 1e-3) == 0
+
+
+def test_looking_on_ends_with_the_load() -> None:
+    trial = Trial()
+    assert looking(trial, 0, 3, 80e-6, 50e-6) > 0.9
+    looking(trial, 3, 1.1, 5e-3, 5e-3)
+    assert looking(trial, 4.1, 10, 5e-3, 5e-3) == 0
+    assert not trial.served(1000.0)
+
+
+async def test_looking_on_ends_by_itself(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trial, "served", lambda self, now: True)
+    monkeypatch.setattr(eager, "LOOK_SECONDS", 0.1)
+    wait = EagerWait(lambda: False, linger=0)
+    start = time.thread_time()
+    with trio.move_on_after(0.3) as scope:
+        await wait(pipe[0])
+    assert scope.cancelled_caught
+    assert time.thread_time() - start < 0.2
+    os.write(pipe[1], b"x")
+    with trio.fail_after(1):
+        await wait(pipe[0])
