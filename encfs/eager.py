@@ -9,7 +9,7 @@ sleeps as usual.
 Sleeping or looking on: where a processor is free, one that looks on sees the next request without the time it
 takes to wake up, and serves a single reader half as fast again. Where reader, loop device and driver have to
 share one, a driver that looks on keeps it from those it waits for, and is several times slower. Nobody can
-tell in advance, so both are tried for a moment, and what served more is kept for a second (`Trial`).
+tell in advance, so both are tried for a moment, and what served more is kept for a while (`Trial`).
 
 Fairness: a turn of the event loop costs about as much as serving 4 KiB, so it is not taken for every request.
 It is taken at once when another request waits for something (its answer may be what the loop would bring),
@@ -36,15 +36,17 @@ LOOK_SECONDS = 60e-6
 
 
 class Trial:
-    """Finds out by doing whether looking on serves more requests than sleeping: each for `TRY`, then `HOLD`.
+    """Finds out by doing whether looking on serves more requests than sleeping: each for `TRY` seconds.
 
+    What is better is kept for a while, sleeping for less: the first moment of a load is not like the rest.
     Under a light load nothing is tried, nobody looks on, and the processor sleeps.
     """
 
-    TRY = 0.02
-    HOLD = 1.0
+    TRY = 0.01
+    HOLD_LOOKING = 1.0
+    HOLD_ASLEEP = 0.25
     # Requests in a try below which nothing is gained, and how much more looking on has to serve.
-    WORTH = 100
+    WORTH = 50
     GAIN = 1.15
 
     def __init__(self) -> None:
@@ -71,7 +73,7 @@ class Trial:
             self._asleep, self.looks = rate, True
         else:
             self.looks = self.looks and rate >= self.GAIN * self._asleep
-            self._holding, span = True, self.HOLD
+            self._holding, span = True, self.HOLD_LOOKING if self.looks else self.HOLD_ASLEEP
         self._served, self._began, self._until = 0, now, now + span
 
 
