@@ -45,6 +45,7 @@ class Integrity:
         layout: from its checked superblock.
         key: 96 or 64 bytes, secret: cipher key, then the 32 bytes of the MAC key.
         journal: recovered.
+        room: blocks to keep in memory: gathered, or of a journal that is not replayed.
         read_only: refuse writes; blocks of a journal that was not replayed are read from it.
     """
 
@@ -55,6 +56,7 @@ class Integrity:
         key: Secret,
         journal: Journal,
         *,
+        room: int,
         read_only: bool,
     ) -> None:
         self.below = below
@@ -64,12 +66,12 @@ class Integrity:
         self.read_only = read_only
         cipher_key, mac_key = split_key(key)
         self._cipher = SectorCipher(cipher_key, sector_size=layout.block_size)
-        self._mac = on_two_cores(keyed(mac_key.reveal()))
+        mac = keyed(mac_key.reveal())
+        self._mac = mac if read_only else on_two_cores(mac)
         self._journal = journal
         self._tags = TagPages(below, layout, _TAG_PAGES)
         # Blocks newer than what is in place: gathered, or in a journal that nobody may replay.
-        gathered = journal.capacity if read_only else min(journal.capacity, _GATHER_BYTES // self.block_size)
-        self._newer = Gathered(gathered, self.block_size)
+        self._newer = Gathered(room, self.block_size)
         self._unplaced: list[Run] = []  # committed, and must go in place before anything else is committed
         self._writing = trio.Lock()
         self._generation = 0
@@ -239,7 +241,11 @@ async def open_integrity(below: BlockDevice, key: Secret, *, block_size: int, re
     layout = parse_superblock(head, segment_size=below.size, block_size=block_size)
     journal = Journal(below, layout)
     found = await journal.recover()
-    layer = Integrity(below, layout, key, journal, read_only=read_only)
+    if read_only:
+        room = len(found.replay) * layout.section_entries
+    else:
+        room = min(journal.capacity, _GATHER_BYTES // block_size)
+    layer = Integrity(below, layout, key, journal, room=room, read_only=read_only)
     if read_only:
         for number in found.replay:
             for entry in await journal.entries(number):
