@@ -15,6 +15,7 @@ import pytest
 from fakes.blobservice import BlobService
 from fakes.commands import Commands, is_mounted
 from fakes.localblobs import local_blobs
+from fakes.remote import put_image
 
 from encfs.errors import ExitCode
 
@@ -232,3 +233,24 @@ def test_a_token_goes_to_no_host_that_is_not_listed(commands: Commands) -> None:
 def test_options_of_blobs_are_refused_for_files(commands: Commands, image: Path) -> None:
     refused = commands.run("encfs", "info", image, "--identity")
     assert (refused.code, "for blobs" in refused.err) == (ExitCode.USAGE, True)
+
+
+def test_a_blob_is_measured_and_stays_as_it_is(
+    commands: Commands, image: Path, azurite: BlobService, signature: list[str | Path]
+) -> None:
+    name = put_image(azurite, image)
+    before = azurite.content(name)
+    url, quick = str(azurite.url(name, "")), ("--seconds", "0.05", "--size", "4M", "--json")
+    words = ("encfs", "bench", url, "--key-file", "key.bin", *signature, *quick)
+    found = json.loads(commands.run(*words, check=True).out)
+    assert [m["name"] for m in found["measures"]] == [
+        "sequential read",
+        "random read, 1 reader",
+        "random read, 4 readers",
+    ]
+    assert all(m["value"] > 0 for m in found["measures"])
+    assert azurite.content(name) == before
+    written = json.loads(commands.run(*words, "--write", check=True).out)
+    assert "write and fsync, 4 KiB" in [m["name"] for m in written["measures"]]
+    checked = commands.run("encfs", "check", url, "--key-file", "key.bin", *signature, check=True)
+    assert "ok   file system  clean" in checked.out
