@@ -44,8 +44,8 @@ class Quiet:
 
 
 @contextlib.contextmanager
-def kept_memory(setting: Path = _REPORTING) -> Iterator[bool]:
-    """Until the end, keep the host of a virtual machine from taking free memory back; True if that is needed.
+def kept_memory(setting: Path = _REPORTING) -> Iterator[None]:
+    """Until the end, keep the host of a virtual machine from taking free memory back.
 
     Why: a page that the host took back costs its next user 8 us, ten times what it takes to fill it. Who
     that is depends on what was freed when, not on what is measured. What it took before, it gives now: all
@@ -58,7 +58,7 @@ def kept_memory(setting: Path = _REPORTING) -> Iterator[bool]:
     try:
         if before:
             _use_memory()
-        yield bool(before)
+        yield
     finally:
         if before:
             with contextlib.suppress(OSError):

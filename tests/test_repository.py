@@ -76,7 +76,7 @@ def test_no_file_says(pattern: re.Pattern[str]) -> None:
     ("pattern", "line"),
     [
         (MACHINE_PATH, "open('/work/x')"),
-        (REGISTRY, "https://registry.npmjs" + ".org/x"),
+        (REGISTRY, "https://registry." + "npmjs.org/x"),
         (SECRETS, "-----BEGIN PRIVATE " + "KEY-----"),
     ],
 )
