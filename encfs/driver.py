@@ -41,9 +41,9 @@ _BUFFERS = fuse.WORKERS + 2
 # client of a store allocates and frees again.
 _WARM_HEAP = (2 * fuse.WORKERS + 4) * fuse.MAX_REQUEST
 _WARM_OBJECTS = 2 << 20
-# What httpx loads where it is installed, and a blob never needs, 6 MiB: its command line with a terminal
-# library, another event loop, HTTP/2, SOCKS, and encodings that are never asked for.
-_NOT_NEEDED = ("httpx._main", "anyio", "h2", "socksio", "brotli", "brotlicffi", "zstandard")
+# What httpx loads where it is installed, and a blob never needs: its command line with a terminal library,
+# and encodings that are never asked for.
+_NOT_NEEDED = ("httpx._main", "brotli", "brotlicffi", "zstandard")
 _BEAT_SECONDS = 0.5
 
 

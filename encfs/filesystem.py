@@ -40,11 +40,16 @@ class FileSystem(Protocol):
         """
         ...
 
-    async def unmount(self) -> None:
+    async def unmount(self, *, sync: bool = True) -> None:
         """Store everything and unmount; returns when nothing uses the device any more.
+
+        Args:
+            sync: insist that everything is stored; without it, unmount although that is known to fail.
 
         Raises:
             MountPointBusy: files are open; it stays mounted.
+            ReadOnlyDevice: unmounted, but it had been shut down by a write that was refused.
+            MountError: something could not be stored; it stays mounted.
         """
         ...
 
@@ -100,14 +105,15 @@ class KernelFileSystem:
             os.close(loop.fd)
         self._loop, self._mount_point = loop, mount_point
 
-    async def unmount(self) -> None:
+    async def unmount(self, *, sync: bool = True) -> None:
         mount_point, loop = self._mount_point, self._loop
         if mount_point is None or loop is None:
             return
         lost: ReadOnlyDevice | None = None
         if mount.is_mounted(mount_point):
             try:
-                await trio.to_thread.run_sync(mount.sync_file_system, mount_point)
+                if sync:
+                    await trio.to_thread.run_sync(mount.sync_file_system, mount_point)
             except ReadOnlyDevice as exc:
                 lost = exc  # nothing gets better by staying mounted
             await trio.to_thread.run_sync(mount.unmount, mount_point)
@@ -175,7 +181,7 @@ class Fuse2fs:
             hint="the key is right, so the volume holds no ext4 file system, or a damaged one: encfs check",
         )
 
-    async def unmount(self) -> None:
+    async def unmount(self, *, sync: bool = True) -> None:
         process, mount_point = self._process, self._mount_point
         if process is None or mount_point is None:
             return

@@ -32,9 +32,9 @@ from encfs.anchoring import Anchoring
 from encfs.blobs import BlobAccess, blob_order
 from encfs.block.file import FileDevice
 from encfs.driverproc import DriverProcess, start_driver
-from encfs.errors import DriverFailed, EncfsError, ReadOnlyDevice, StoreError
+from encfs.errors import DriverFailed, EncfsError, MountError, MountPointBusy, ReadOnlyDevice, StoreError
 from encfs.filesystem import FileSystem
-from encfs.health import Watchdog
+from encfs.health import LEASES, Watchdog
 from encfs.keys import Secret
 from encfs.volume import BlobOrder, SegmentGeometry, VerityOrder
 
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
+# What a driver knows of its lease is in its pulse after so long.
+_TOLD_SECONDS = 1.0
+_LOST_HINT = "the log of the mount says why; mount the image again to see what is there"
 # Of the deadline: so much may one request to a store take, so that a slow store is an error, not a cut-off.
 _STORE_SHARE = 0.6
 
@@ -162,11 +165,22 @@ class Session:
                 await self.file_system.unmount()
             except ReadOnlyDevice as exc:
                 lost = exc
+            except MountError as exc:
+                if isinstance(exc, MountPointBusy) or not await self._has_lost_its_lease():
+                    raise
+                lost = ReadOnlyDevice(f"{exc}; the volume became read-only", hint=_LOST_HINT)
+                await self.file_system.unmount(sync=False)
             self.file_system = None
         await self._stop_driver()
         if lost is not None:
             self.failure = lost
             raise lost
+
+    async def _has_lost_its_lease(self) -> bool:
+        """Whether nothing can be stored any more, for good."""
+        assert self.driver is not None
+        await trio.sleep(_TOLD_SECONDS)
+        return LEASES[self.driver.pulse.read().lease] == "lost"
 
     async def _stop_driver(self) -> None:
         async with self._stopping:  # the watch may ask for the end while an unmount waits for it
@@ -198,6 +212,8 @@ class Session:
                 self.ended.set()
                 return
             if code is not None:
+                async with self._stopping:  # an unmount under way says itself how it ended
+                    pass
                 self._fail(DriverFailed(f"driver of {self.volume.name}: died with exit code {code}"))
             elif self.file_system is not None and self.file_system.is_gone():
                 log.info("%s: unmounted by somebody else", self.volume.name)

@@ -23,7 +23,8 @@ MAY_IMPORT = {
 # Third-party library -> the modules that may import it.
 HOMES = {
     "pyfuse3": {"encfs.fuse"},
-    "httpx": {"sidecar.http", "encfs.block.blobhttp"},
+    "httpx": {"sidecar.http", "encfs.block.blobhttp", "encfs.block.blobwire"},
+    "h11": {"encfs.block.blobwire"},
     "tenacity": {"sidecar.http", "encfs.block.retry"},
     "azure": {"sidecar.identity"},
     "hypercorn": {"sidecar.server"},

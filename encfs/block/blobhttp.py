@@ -1,14 +1,14 @@
 """Requests to one blob over httpx: bounded in time and size, authorised, answers checked or turned to errors.
 
-Strategy: httpx's transport is used without its client, because a client's cookies, redirects, proxies and
-authentication flows are what must not happen here, and cost a third of the time of a small request. A body
-that is read goes straight into the caller's buffer.
+Strategy: an httpx transport (`blobwire`) is used without httpx's client, because a client's cookies,
+redirects, proxies and authentication flows are what must not happen here, and cost a third of the time of a
+small request. A body that is read goes straight into the caller's buffer.
 
 Rules: no redirect is followed, no proxy used; every attempt has a deadline; a token that the store does not
 accept is dropped and asked for again once; a body that is shorter or longer than announced is an error that
 may be repeated. Nothing is retried here: who knows what is safe to repeat decides (`retry`).
 
-The only user of httpx in this package.
+With `blobwire` the only user of httpx in this package.
 
 Kind: adapter
 """
@@ -27,17 +27,13 @@ import trio
 from encfs.block.blobcodec import API_VERSION, parse_error, parse_retry_after
 from encfs.block.blobfail import refusal
 from encfs.block.bloburl import BlobUrl
+from encfs.block.blobwire import Body, Wire
 from encfs.block.device import Buffer
 from encfs.errors import StoreError, StoreUnavailable
 
 Transport: TypeAlias = httpx.AsyncBaseTransport
 MAX_SMALL_BODY = 64 << 10
 ATTEMPT_SECONDS = 30.0
-_CONNECT_SECONDS = 5.0
-_CONNECTIONS = 32
-# Shorter than what servers, and what stands before them, allow an idle connection: each one that was closed
-# on the way costs a request and a pause.
-_IDLE_SECONDS = 4.0
 _KEPT_TARGETS = 16
 _PIECE = 128 << 10
 _ALWAYS = [(b"accept-encoding", b"identity"), (b"x-ms-version", API_VERSION.encode())]
@@ -76,12 +72,16 @@ class _Pieces(httpx.AsyncByteStream):
     """A body sent in pieces: layers below copy what they send, and must not need memory for all of it."""
 
     def __init__(self, body: Buffer) -> None:
-        self._body = memoryview(body)
+        self._rest = memoryview(body)
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for start in range(0, len(self._body), _PIECE):
-            # Sent as it is, and any buffer can be.
-            yield self._body[start : start + _PIECE]  # type: ignore[misc]
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._rest:
+            raise StopAsyncIteration
+        piece, self._rest = self._rest[:_PIECE], self._rest[_PIECE:]
+        return piece  # type: ignore[return-value]  # sent as it is, and any buffer can be
 
 
 class BlobHttp:
@@ -107,23 +107,8 @@ class BlobHttp:
         self.url = url
         self.attempt_seconds = attempt_seconds
         self._tokens = tokens
-        self._transport = transport or httpx.AsyncHTTPTransport(
-            verify=tls or ssl.create_default_context(),
-            trust_env=False,
-            limits=httpx.Limits(
-                max_connections=_CONNECTIONS,
-                max_keepalive_connections=_CONNECTIONS,
-                keepalive_expiry=_IDLE_SECONDS,
-            ),
-        )
+        self._transport = transport or Wire(url, tls or ssl.create_default_context())
         self._targets: dict[str, httpx.URL] = {}
-        timeout = {
-            "connect": _CONNECT_SECONDS,
-            "read": attempt_seconds,
-            "write": attempt_seconds,
-            "pool": None,
-        }
-        self._extensions = {"timeout": timeout}
 
     @property
     def token_expiry(self) -> int:
@@ -186,7 +171,6 @@ class BlobHttp:
             self._target(query),
             headers=lines,
             stream=_Pieces(body),
-            extensions=self._extensions,
         )
         try:
             with trio.fail_after(self.attempt_seconds):
@@ -209,13 +193,10 @@ class BlobHttp:
         try:
             if into is not None and 200 <= response.status_code < 300:
                 await self._fill(response, into, doing)
-            elif request.method != "HEAD":
+            else:
                 body = await self._collect(response, max_body, doing)
-        except BaseException:
-            with trio.CancelScope(shield=True), trio.move_on_after(1):
-                await response.aclose()
-            raise
-        await response.aclose()
+        finally:
+            await response.aclose()
         # Read as they came: finding out the encoding of each costs more than a small request's body.
         lines = response.headers.raw
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in lines}
@@ -230,6 +211,10 @@ class BlobHttp:
         return bytes(data)
 
     async def _fill(self, response: httpx.Response, into: memoryview, doing: str) -> None:
+        stream = response.stream
+        if isinstance(stream, Body) and stream.length == len(into):
+            await stream.fill(into)
+            return
         done = 0
         async for part in response.stream:  # type: ignore[union-attr]
             if done + len(part) > len(into):
