@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -144,31 +145,45 @@ class Bench:
 
     def bare(self) -> float:
         """Requests a second of a bare client that asks for 4 KiB, waits, and asks again."""
+        return self._bare(1)
+
+    def bare_four(self) -> float:
+        return self._bare(4)
+
+    def _bare(self, clients: int) -> float:
         parts = urlsplit(self.service.base)
         address = f"{parts.path}/images/{self.name}?{self.service.sas()}"
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
-        pages = random.sample(range(self.size // 4096), 20_000)
-        start, done = time.perf_counter(), 0
-        while (elapsed := time.perf_counter() - start) < RANDOM_SECONDS:
-            first = pages[done] * 4096
-            span = f"bytes={first}-{first + 4095}"
-            connection.request("GET", address, headers={"x-ms-range": span, "x-ms-version": "2023-11-03"})
-            assert len(connection.getresponse().read()) == 4096
-            done += 1
-        connection.close()
-        return done / elapsed
+
+        def client(read: Callable[[], int | None]) -> None:
+            connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
+            while (first := read()) is not None:
+                span = f"bytes={first}-{first + 4095}"
+                lines = {"x-ms-range": span, "x-ms-version": "2023-11-03"}
+                connection.request("GET", address, headers=lines)
+                assert len(connection.getresponse().read()) == 4096
+            connection.close()
+
+        return at_random(self.size, clients, client)
 
     def random(self) -> float:
         """Reads a second of 4 KiB at random places, one after the other, no place twice."""
+        return self._random(1)
+
+    def random_four(self) -> float:
+        return self._random(4)
+
+    def _random(self, readers: int) -> float:
         with self.served("expose", self.service, "--read-only") as data:
             fd = os.open(data, os.O_RDONLY)
-            pages = random.sample(range(self.size // 4096), 20_000)
-            start, done = time.perf_counter(), 0
-            while (elapsed := time.perf_counter() - start) < RANDOM_SECONDS:
-                os.pread(fd, 4096, pages[done] * 4096)
-                done += 1
-            os.close(fd)
-            return done / elapsed
+
+            def reader(read: Callable[[], int | None]) -> None:
+                while (first := read()) is not None:
+                    os.pread(fd, 4096, first)
+
+            try:
+                return at_random(self.size, readers, reader)
+            finally:
+                os.close(fd)
 
     def write(self) -> float:
         """Bytes a second of writing a new file through the mount, up to and including fsync."""
@@ -202,6 +217,24 @@ class Bench:
         start = time.perf_counter()
         with self.served("mount", self.service):
             return time.perf_counter() - start
+
+
+def at_random(size: int, count: int, work: Callable[[Callable[[], int | None]], None]) -> float:
+    """Reads a second that `count` threads do together, each at the places it is given, no place twice."""
+    places = iter(random.sample(range(size // 4096), size // 4096))
+    start, done = time.perf_counter(), 0
+
+    def read() -> int | None:
+        nonlocal done
+        if time.perf_counter() - start > RANDOM_SECONDS or (page := next(places, None)) is None:
+            return None
+        done += 1
+        return page * 4096
+
+    with ThreadPoolExecutor(count) as pool:
+        for future in [pool.submit(work, read) for _ in range(count)]:
+            future.result()
+    return done / (time.perf_counter() - start)
 
 
 def curl(service: BlobService, name: str) -> float:
@@ -268,6 +301,8 @@ MEASURES: dict[str, Callable[[Bench], float]] = {
     "sequential": Bench.sequential,
     "bare": Bench.bare,
     "random": Bench.random,
+    "bare_four": Bench.bare_four,
+    "random_four": Bench.random_four,
     "write": Bench.write,
     "fsync": Bench.fsync,
     "ready": Bench.ready,
@@ -278,11 +313,14 @@ MEASURES: dict[str, Callable[[Bench], float]] = {
 
 
 def print_table(medians: dict[str, float]) -> None:
-    units = {"bare": "IOPS", "random": "IOPS", "fsync": "ms", "ready": "s"}
+    units = {"fsync": "ms", "ready": "s"} | dict.fromkeys(
+        ("bare", "random", "bare_four", "random_four"), "IOPS"
+    )
     targets = {}
     if "curl" in medians:
         targets["sequential"] = 0.6 * medians["curl"]
         targets["random"] = 4 * PREDECESSOR_IOPS * medians["curl"] / PREDECESSOR_CURL
+        targets["random_four"] = targets["random"]
     if "one_at_a_time" in medians:
         targets["sequential_slow"] = 8 * medians["one_at_a_time"]
     for name, value in medians.items():

@@ -18,7 +18,7 @@ Kind: adapter
 
 from __future__ import annotations
 
-import select
+import os
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -27,6 +27,7 @@ import h11
 import httpx
 import trio
 
+from encfs.block.blobsocket import BlobSocket, connect
 from encfs.block.bloburl import BlobUrl
 
 _CONNECTIONS = 32
@@ -35,8 +36,7 @@ _CONNECT_SECONDS = 5.0
 # on the way costs a request and a pause.
 _IDLE_SECONDS = 4.0
 _MAX_INFORMATIONAL = 8
-_HEAD_PIECE = 16 << 10
-_BODY_PIECE = 64 << 10
+_PIECE = 16 << 10
 # Others have their turn between two of these.
 _DIRECT_PIECE = 512 << 10
 # A body up to this size goes with its head: one call, one packet or two.
@@ -58,6 +58,7 @@ class Wire(httpx.AsyncBaseTransport):
         self._tls = tls if url.scheme == "https" else None
         self._idle: list[_Connection] = []
         self._turns = trio.Semaphore(_CONNECTIONS)
+        self._closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """One exchange; its connection is busy until the response is closed.
@@ -83,54 +84,39 @@ class Wire(httpx.AsyncBaseTransport):
         """The connection used last that nobody closed since."""
         oldest = trio.current_time() - _IDLE_SECONDS
         while self._idle and self._idle[0].idle_since < oldest:
-            self._idle.pop(0).drop()
+            self._idle.pop(0).socket.drop()
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_silent():
+            if connection.socket.is_silent():
                 return connection
-            connection.drop()
+            connection.socket.drop()
         return None
 
     async def _connect(self) -> _Connection:
         try:
             with trio.fail_after(_CONNECT_SECONDS):
-                if self._tls is None:
-                    return _Connection(await trio.open_tcp_stream(self._host, self._port))
-                return _Connection(await self._connect_tls(self._tls))
+                return _Connection(await connect(self._host, self._port, self._tls))
         except trio.TooSlowError:
             raise httpx.ConnectTimeout(f"no connection within {_CONNECT_SECONDS:g} s") from None
         except OSError as exc:
             raise httpx.ConnectError(_words(exc)) from exc
-
-    async def _connect_tls(self, tls: ssl.SSLContext) -> trio.SSLStream[trio.SocketStream]:
-        stream = await trio.open_ssl_over_tcp_stream(
-            self._host, self._port, https_compatible=True, ssl_context=tls
-        )
-        try:
-            await stream.do_handshake()
-        except trio.BrokenResourceError as exc:
-            stream.transport_stream.socket.close()
-            raise httpx.ConnectError(_words(exc)) from exc
-        except BaseException:
-            stream.transport_stream.socket.close()
-            raise
-        return stream
 
     def _end(self, connection: _Connection | None, *, keep: bool) -> None:
         """An exchange is over."""
         self._turns.release()
         if connection is None:
             return
-        if keep:
+        if keep and not self._closed:
             connection.idle_since = trio.current_time()
             self._idle.append(connection)
         else:
-            connection.drop()
+            connection.socket.drop()
 
     async def aclose(self) -> None:
-        """Close what is idle; a connection that is busy is closed by who reads from it."""
+        """Close what is idle now, and what is busy when its exchange is over."""
+        self._closed = True
         while self._idle:
-            self._idle.pop().drop()
+            self._idle.pop().socket.drop()
 
 
 class Body(httpx.AsyncByteStream):
@@ -179,36 +165,24 @@ class Body(httpx.AsyncByteStream):
 class _Connection:
     """One connection, and the state of the exchange on it."""
 
-    def __init__(self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> None:
-        self._stream = stream
-        plain = stream if isinstance(stream, trio.SocketStream) else stream.transport_stream
-        self._socket = plain.socket
-        self._is_plain = stream is plain
-        self._poll = select.poll()
-        self._poll.register(self._socket.fileno(), select.POLLIN)
+    def __init__(self, socket: BlobSocket) -> None:
+        self.socket = socket
         self._http = h11.Connection(h11.CLIENT)
+        self._piece = memoryview(bytearray(_PIECE))
         self.idle_since = 0.0
-
-    def is_silent(self) -> bool:
-        """Whether nothing waits to be read: what comes without a question is an end, or not for us."""
-        return not self._poll.poll(0)
-
-    def drop(self) -> None:
-        """Close without a word and without waiting."""
-        self._socket.close()
 
     async def ask(self, request: httpx.Request) -> h11.Response:
         """Send a request and receive the head of its answer."""
         self._http = h11.Connection(h11.CLIENT)
         with _failures():
-            broken: trio.BrokenResourceError | None = None
+            broken: OSError | None = None
             try:
                 await self._send(request)
-            except trio.BrokenResourceError as exc:
+            except OSError as exc:
                 broken = exc  # a server may answer, and close, before it has read the whole body
             try:
                 return await self._receive_head()
-            except (trio.BrokenResourceError, h11.RemoteProtocolError) as exc:
+            except (OSError, h11.RemoteProtocolError) as exc:
                 raise broken or exc from None
 
     async def _send(self, request: httpx.Request) -> None:
@@ -221,26 +195,27 @@ class _Connection:
                 self._http.send_with_data_passthrough(h11.Data(data=piece))
                 continue
             if waiting:
-                await self._stream.send_all(waiting)
+                await self.socket.send_all(waiting)
                 waiting = b""
             for part in self._http.send_with_data_passthrough(h11.Data(data=piece)) or ():
-                await self._stream.send_all(part)
+                await self.socket.send_all(part)
         self._http.send(h11.EndOfMessage())
         if waiting:
-            await self._stream.send_all(waiting)
+            await self.socket.send_all(waiting)
 
     async def _receive_head(self) -> h11.Response:
         for _ in range(_MAX_INFORMATIONAL):
-            event = await self._next_event(_HEAD_PIECE)
+            event = await self._next_event()
             if isinstance(event, h11.Response):
                 return event
             if not isinstance(event, h11.InformationalResponse):
                 raise httpx.RemoteProtocolError("the connection was closed instead of an answer")
         raise httpx.RemoteProtocolError("only preliminary answers")
 
-    async def _next_event(self, piece: int) -> h11.Event:
+    async def _next_event(self) -> h11.Event:
         while (event := self._http.next_event()) is h11.NEED_DATA:
-            self._http.receive_data(bytes(await self._stream.receive_some(piece)))
+            count = await self.socket.receive_into(self._piece)
+            self._http.receive_data(bytes(self._piece[:count]))
         if isinstance(event, h11.Event):
             return event
         raise httpx.RemoteProtocolError("something that is not an answer")
@@ -248,7 +223,7 @@ class _Connection:
     async def receive_part(self) -> bytes | None:
         """What comes next of the body; None at its end."""
         with _failures():
-            event = await self._next_event(_BODY_PIECE)
+            event = await self._next_event()
             if isinstance(event, h11.Data):
                 return event.data
             if not isinstance(event, h11.EndOfMessage):
@@ -267,17 +242,10 @@ class _Connection:
                 view[done : done + len(event.data)] = event.data
                 done += len(event.data)
             while done < len(view):
-                count = await self._receive_some_into(view[done : done + _DIRECT_PIECE])
+                count = await self.socket.receive_into(view[done : done + _DIRECT_PIECE])
                 if not count:
                     raise httpx.RemoteProtocolError(f"a body of {done} bytes, wanted {len(view)}")
                 done += count
-
-    async def _receive_some_into(self, view: memoryview) -> int:
-        if self._is_plain:
-            return await self._socket.recv_into(view)
-        data = await self._stream.receive_some(min(len(view), _BODY_PIECE))
-        view[: len(data)] = data
-        return len(data)
 
     def has_more(self) -> bool:
         """Whether more came than the answer."""
@@ -310,12 +278,14 @@ def _failures() -> Iterator[None]:
         raise httpx.RemoteProtocolError(str(exc)) from exc
     except h11.LocalProtocolError as exc:
         raise httpx.LocalProtocolError(str(exc)) from exc
-    except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as exc:
+    except OSError as exc:
         raise httpx.ReadError(_words(exc)) from exc
 
 
 def _words(exc: BaseException) -> str:
-    """The innermost reason of an error of trio's."""
-    while exc.__cause__ is not None:
-        exc = exc.__cause__
+    """The innermost reason of an error; trio tries several addresses, and groups what each said."""
+    while (inner := exc.exceptions[0] if isinstance(exc, BaseExceptionGroup) else exc.__cause__) is not None:
+        exc = inner
+    if isinstance(exc, ConnectionError) and exc.errno:
+        return os.strerror(exc.errno)
     return str(exc) or type(exc).__name__

@@ -1,4 +1,4 @@
-"""Azurite, Microsoft's blob emulator, as a process of a test run: loopback, in memory, ended by its id."""
+"""Azurite, Microsoft's blob emulator, as a process of a test run: loopback, ended by its id."""
 
 from __future__ import annotations
 
@@ -27,14 +27,18 @@ _LISTENS = re.compile(r"listens on (http://127\.0\.0\.1:[0-9]+)")
 
 
 @contextmanager
-def azurite(folder: Path) -> Iterator[BlobService]:
+def azurite(folder: Path, *, in_memory: bool = True) -> Iterator[BlobService]:
     """Run one for as long as the block runs.
 
     Args:
         folder: where it may leave what it must.
+        in_memory: faster, but every put is an extent of its own, and every ten minutes it looks for those
+            that nobody needs, and answers nothing for minutes if they are many. On disk, where up to 64 MiB
+            of puts share one extent, it is done at once.
     """
     key = base64.b64encode(os.urandom(32)).decode()
-    flags = ["--inMemoryPersistence", "--disableTelemetry", "--skipApiVersionCheck", "--silent"]
+    flags = ["--disableTelemetry", "--skipApiVersionCheck", "--silent"]
+    flags += ["--inMemoryPersistence"] if in_memory else ["--location", str(folder)]
     place = ["--blobHost", "127.0.0.1", "--blobPort", "0"]
     process = subprocess.Popen(
         ["node", str(MAIN), *flags, *place],

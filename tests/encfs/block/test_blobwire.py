@@ -215,6 +215,17 @@ async def test_a_connection_whose_body_was_not_read_is_dropped() -> None:
         await wire.aclose()
 
 
+async def test_a_connection_that_is_busy_at_the_end_is_closed_after_its_exchange() -> None:
+    async with serving(saying(ok(b"1"), ok(b"2"))) as server:
+        wire = Wire(server.url, NOT_TLS)
+        request = httpx.Request("GET", "http://h/", headers=[("host", "h")])
+        response = await wire.handle_async_request(request)
+        await wire.aclose()
+        assert await response.aread() == b"1"
+        await response.aclose()
+        await until(lambda: server.closed == 1)
+
+
 async def test_a_server_that_closes_what_is_idle_costs_no_request() -> None:
     async with serving(saying(ok(b"1"))) as server:
         wire = Wire(server.url, NOT_TLS)
@@ -357,7 +368,7 @@ async def test_a_header_that_would_be_two_is_not_sent() -> None:
 async def test_nobody_there() -> None:
     async with serving(saying()) as server:
         pass
-    with pytest.raises(httpx.ConnectError):
+    with pytest.raises(httpx.ConnectError, match=r"^Connection refused$"):
         await get(Wire(server.url, NOT_TLS))
 
 
@@ -410,6 +421,59 @@ async def test_a_server_that_is_not_trusted_is_asked_nothing(
             await http.send("GET", headers={}, doing="reading")
         assert not isinstance(caught.value, StoreUnavailable), "asking again does not help"
         assert not any(heard)
+        await http.aclose()
+
+
+@pytest.mark.parametrize("says_so", [True, False])
+async def test_a_body_that_ends_with_a_tls_connection_ends_when_that_says_so(
+    root: ca.Issued, tmp_path: Path, says_so: bool
+) -> None:
+    async def talk(stream: trio.abc.Stream) -> None:
+        await hear(stream)
+        await stream.send_all(b"HTTP/1.1 500 Oh\r\n\r\nabcde")
+        if says_so:
+            assert isinstance(stream, trio.SSLStream)
+            await (await stream.unwrap())[0].aclose()
+
+    tls = server_tls(root, tmp_path, "localhost")
+    async with serving(talk, tls) as server:
+        wire = Wire(server.url, client_tls(root))
+        if says_so:
+            assert await get(wire) == (500, b"abcde")
+        else:
+            with pytest.raises(httpx.ReadError):
+                await get(wire)
+        await wire.aclose()
+
+
+async def test_what_follows_an_answer_in_the_same_record_is_not_the_next_one(
+    root: ca.Issued, tmp_path: Path
+) -> None:
+    tls = server_tls(root, tmp_path, "localhost")
+    async with serving(saying(ok(bytes(100_000)) + ok(b"forged"), ok(b"2")), tls) as server:
+        wire = Wire(server.url, client_tls(root))
+        assert await get(wire, 100_000) == (206, bytes(100_000))
+        assert await get(wire, 100_000) == (206, bytes(100_000))
+        assert server.connections == 2
+        await wire.aclose()
+
+
+async def test_much_to_send_and_a_slow_reader(root: ca.Issued, tmp_path: Path) -> None:
+    heard = bytearray()
+
+    async def listen(stream: trio.abc.Stream) -> None:
+        await hear(stream)
+        while len(heard) < 3_000_000:
+            await trio.sleep(0.001)
+            heard.extend(await stream.receive_some(65536))
+        await stream.send_all(b"HTTP/1.1 201 Made\r\ncontent-length: 0\r\n\r\n")
+
+    body = bytes(number % 253 for number in range(3_000_000))
+    async with serving(listen, server_tls(root, tmp_path, "localhost")) as server:
+        http = BlobHttp(server.url, tls=client_tls(root))
+        reply = await http.send("PUT", "comp=page", headers={}, doing="writing", body=memoryview(body))
+        assert reply.status == 201
+        assert heard == body
         await http.aclose()
 
 
