@@ -38,7 +38,7 @@ _IDLE_SECONDS = 4.0
 _MAX_INFORMATIONAL = 8
 _PIECE = 16 << 10
 # Others have their turn between two of these.
-_DIRECT_PIECE = 512 << 10
+_DIRECT_PIECE = 1 << 20
 # A body up to this size goes with its head: one call, one packet or two.
 _SENT_TOGETHER = 16 << 10
 
