@@ -128,12 +128,15 @@ class Cache:
         It has a place among the dirty ones, it has memory, and the rest of pages that are changed in part.
         """
         rest = self._rest(number, within, length)
+        mask = _pages(within, length)
         while True:
             if not self._store.has_room(number):
                 await self._store.room(number)
                 self._check_writable()
             elif (block := self._table.claim(number)) is None:
                 await self._freed.wait()
+            elif block.filling & mask:
+                await self._fetcher.filled(number, mask)
             elif missing := rest & ~block.valid:
                 await self._fetcher.need(number, missing, None)
             else:

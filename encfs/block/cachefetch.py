@@ -1,8 +1,10 @@
 """The reading half of a cache: brings ranges from below into blocks.
 
-A range travels in a buffer of its own and is copied into its blocks when it is complete, page by page where
-the block does not hold newer data: a write that came in between is never overwritten. A block with a fetch
-under way is not evicted, so what arrives always belongs to what is there.
+A range that somebody waits for travels in a buffer of its own and is copied into its blocks when it is
+complete, page by page where the block does not hold newer data: a write that came in between is never
+overwritten. A range read ahead is larger, and is received straight into the blocks where they lie side by
+side in memory; a write to one of its pages waits until it is there. A block with a fetch under way is not
+evicted, so what arrives always belongs to what is there.
 
 A failed fetch leaves nothing behind. Its error goes to those who wait for it, and to nobody else: the next
 reader tries again.
@@ -51,6 +53,7 @@ class Load:
         self.parts: list[tuple[Block, int]] = []
         self.done = trio.Event()
         self.error: Exception | None = None
+        self.is_direct = False
 
 
 class Fetcher:
@@ -134,6 +137,14 @@ class Fetcher:
         self._guesses += self._plan(offset // PAGE, -(-(offset + length) // PAGE), self._ahead_pages)
         self._guessed.ring()
 
+    async def filled(self, number: int, mask: int) -> None:
+        """Wait until no fetch writes into these pages of a block, whatever becomes of it."""
+        block = self._table.get(number)
+        while block is not None and block.filling & mask:
+            load = next(load for load in self._loads[number] if load.is_direct)
+            await load.done.wait()
+            block = self._table.get(number)
+
     async def _fetch_guesses(self) -> None:
         """One of the tasks that read ahead: the guess made first is fetched first."""
         while True:
@@ -205,12 +216,15 @@ class Fetcher:
         offset = load.first * PAGE
         length = min(load.count * PAGE, self._below.size - offset)
         try:
-            async with pool.take(length) as buffer:
-                self.requests += 1
-                await self._below.read_into(offset, buffer)
-                self.answered += 1
-                self.bytes += length
-                self._store(load, buffer)
+            place = self._place_of(load, length) if pool is self._ahead else None
+            if place is not None:
+                await self._fetch(offset, place)
+                for block, mask in load.parts:
+                    block.valid |= mask
+            else:
+                async with pool.take(length) as buffer:
+                    await self._fetch(offset, buffer)
+                    self._store(load, buffer)
         except EncfsError as exc:
             load.error = exc
         except Exception as exc:
@@ -218,6 +232,33 @@ class Fetcher:
             load.error = exc
         finally:
             self._finish(load)
+
+    async def _fetch(self, offset: int, buffer: memoryview) -> None:
+        self.requests += 1
+        await self._below.read_into(offset, buffer)
+        self.answered += 1
+        self.bytes += len(buffer)
+
+    def _place_of(self, load: Load, length: int) -> memoryview | None:
+        """Where a range can be received at once: its pages are all wanted, and lie side by side in memory.
+
+        From here on they are being filled.
+        """
+        first_block, first_mask = load.parts[0]
+        wanted, slot = 0, first_block.slot
+        for block, mask in load.parts:
+            if block.slot != slot or mask & block.valid:  # written meanwhile
+                return None
+            wanted += mask.bit_count()
+            slot += 1
+        if wanted != load.count:
+            return None
+        for block, mask in load.parts:
+            block.filling |= mask
+        load.is_direct = True
+        low = (first_mask & -first_mask).bit_length() - 1
+        at = first_block.slot * self._block_bytes + low * PAGE
+        return self._memory[at : at + length]
 
     def _store(self, load: Load, buffer: memoryview) -> None:
         for block, mask in load.parts:
@@ -232,6 +273,8 @@ class Fetcher:
     def _finish(self, load: Load) -> None:
         for block, mask in load.parts:
             block.loading &= ~mask
+            if load.is_direct:
+                block.filling &= ~mask
             waiting = self._loads[block.number]
             waiting.remove(load)
             if not waiting:

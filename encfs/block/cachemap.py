@@ -4,7 +4,7 @@ A block is the unit of memory, a page of 4096 bytes the unit of truth. Per block
 each an integer used as a bit mask:
 
     valid    the memory holds the device's current content
-    loading  a fetch is under way
+    loading  a fetch is under way; `filling`, a part of these: it writes into the block's memory as it goes on
     dirty    newer than the store, and in no put under way
     putting  a put of a copy of these pages is under way; with `dirty`: written again since
 
@@ -51,6 +51,7 @@ class Block:
     pages: int
     valid: int = 0
     loading: int = 0
+    filling: int = 0
     dirty: int = 0
     putting: int = 0
     generations: list[int] = field(default_factory=list)
@@ -66,7 +67,7 @@ class Block:
     def begin(self, number: int) -> None:
         """Become another block, of which nothing is known."""
         self.number = number
-        self.valid = self.loading = self.dirty = self.putting = self.turn = self.failures = 0
+        self.valid = self.loading = self.filling = self.dirty = self.putting = self.turn = self.failures = 0
         self.not_before = 0.0
 
     @property

@@ -322,6 +322,55 @@ class TestReading:
             await cache.flush()
             assert below.data[:BLOCK] == wanted
 
+    @pytest.mark.parametrize("fails", [False, True])
+    @pytest.mark.parametrize("length", [PAGE, 512])
+    async def test_a_write_into_a_range_read_ahead_waits_and_wins(
+        self, autojump_clock: MockClock, fails: bool, length: int
+    ) -> None:
+        async with cached(latency=10) as (below, cache):
+            before = bytes(below.data)
+            below.get_faults += [Fault()] * fails
+            cache._fetcher.ahead(0, 2 * BLOCK)
+            await trio.sleep(1)
+            start = trio.current_time()
+            await cache.write(BLOCK, b"n" * length)
+            waited = trio.current_time() - start
+            # The rest of a page that is written in part is fetched anew after a fetch that failed.
+            assert waited == pytest.approx(19 if fails and length < PAGE else 9)
+            await cache.write(8 * BLOCK, b"n" * PAGE)
+            assert trio.current_time() - start == pytest.approx(waited), "other pages do not wait"
+            wanted = before[:BLOCK] + b"n" * length + before[BLOCK + length : 2 * BLOCK]
+            assert await read(cache, 0, 2 * BLOCK) == wanted
+            await cache.flush()
+            assert below.data[: 2 * BLOCK] == wanted
+
+    async def test_only_blocks_side_by_side_are_filled_in_place(self, autojump_clock: MockClock) -> None:
+        in_place = []
+
+        class Watching(FaultyDevice):
+            async def read_into(self, offset: int, buffer: memoryview) -> None:
+                in_place.append(buffer.obj is cache._memory.obj)
+                await super().read_into(offset, buffer)
+
+        below = Watching(bytearray(os.urandom(SIZE)))
+        below.latency = 10
+        async with open_cache(below, small()) as cache:
+            await read(cache, 40 * BLOCK, BLOCK)  # one that is waited for: in slot 0
+            await cache.write(BLOCK + PAGE, b"n" * PAGE)  # slot 1
+            cache._fetcher.ahead(0, 2 * BLOCK)  # block 0 in slot 2, then block 1, of which a page is there
+            cache._fetcher.ahead(10 * BLOCK, 2 * BLOCK)
+            await trio.sleep(1)
+            start = trio.current_time()
+            await cache.write(BLOCK, b"n" * PAGE)
+            assert trio.current_time() == start, "what travels in a buffer delays no write"
+            await trio.sleep(20)
+            assert in_place == [False, False, True]
+            assert await read(cache, 10 * BLOCK, 2 * BLOCK) == below.data[10 * BLOCK : 12 * BLOCK]
+            assert (
+                await read(cache, BLOCK, BLOCK) == b"n" * 2 * PAGE + below.data[BLOCK + 2 * PAGE : 2 * BLOCK]
+            )
+        assert below.violations == []
+
     async def test_a_device_larger_than_the_cache(self) -> None:
         async with cached(read_ahead=8 * BLOCK) as (below, cache):
             for _ in range(2):
