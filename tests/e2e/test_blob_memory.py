@@ -11,9 +11,11 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from fakes import load
+from fakes.azurite import azurite as azurite_in
 from fakes.blobservice import BlobService
 from fakes.cgroup import MemoryGroup, NoMemoryController, memory_group
 from fakes.commands import Commands
@@ -42,11 +44,17 @@ def clients() -> Iterator[Clients]:
 def remote(
     request: pytest.FixtureRequest, commands: Commands, azurite: BlobService, clients: Clients
 ) -> Iterator[Remote]:
-    """A volume with room for what is written, nearly all of it holes."""
-    size = "2300M" if request.node.callspec.params["limit"] == LIMIT else "400M"
-    with fault_proxy(azurite.base) as (proxy, base):
+    """A volume with room for what is written, nearly all of it holes; over TLS without the proxy."""
+    words = request.node.callspec.params
+    size = "2300M" if words["limit"] == LIMIT else "400M"
+    with ExitStack() as stack:
+        store = azurite
+        if words.get("tls"):
+            store = stack.enter_context(azurite_in(commands.folder, tls=True))
+            commands.environment |= store.environment
+        proxy, base = stack.enter_context(fault_proxy(azurite.base))
         try:
-            yield make_remote(commands, azurite, proxy, base, size=size)
+            yield make_remote(commands, store, proxy, store.base if words.get("tls") else base, size=size)
         finally:
             proxy.flow()
             tear_down(commands.folder / "run", commands.folder)
@@ -76,12 +84,13 @@ def resident(pid: int) -> int:
     return int(lines["VmHWM"].split()[0]) << 10
 
 
+@pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize(
     ("limit", "cache", "written"),
     [(224 * MIB, 32 * MIB, 288 * MIB), pytest.param(LIMIT, CACHE, 2048 * MIB, marks=pytest.mark.slow)],
 )
 def test_writing_more_than_memory_holds_ends(
-    remote: Remote, group: MemoryGroup, limit: int, cache: int, written: int
+    remote: Remote, group: MemoryGroup, limit: int, cache: int, written: int, tls: bool
 ) -> None:
     remote.mount("--cache-size", str(cache), group=group.words())
     state = state_of(remote.commands.folder / "run")
@@ -92,6 +101,7 @@ def test_writing_more_than_memory_holds_ends(
     run_or_tear_down(remote.commands, *words, "check", *rest, timeout=BOUND)
     assert group.peak() > limit * 9 // 10, "the group was never short of memory, so this proves nothing"
     assert group.times_killed() == 0
+    print(f"driver: at most {resident(state.driver_pid) >> 10} KiB")
     assert resident(state.driver_pid) < cache + 64 * MIB
     remote.unmount(timeout=BOUND)
 
