@@ -19,7 +19,7 @@ from typing import Protocol
 import trio
 
 from encfs import mount
-from encfs.errors import FileSystemError, MountPointBusy, ReadOnlyDevice
+from encfs.errors import FileSystemError, MountError, MountPointBusy, ReadOnlyDevice
 
 log = logging.getLogger(__name__)
 
@@ -40,16 +40,13 @@ class FileSystem(Protocol):
         """
         ...
 
-    async def unmount(self, *, sync: bool = True) -> None:
+    async def unmount(self) -> None:
         """Store everything and unmount; returns when nothing uses the device any more.
-
-        Args:
-            sync: insist that everything is stored; without it, unmount although that is known to fail.
 
         Raises:
             MountPointBusy: files are open; it stays mounted.
-            ReadOnlyDevice: unmounted, but it had been shut down by a write that was refused.
-            MountError: something could not be stored; it stays mounted.
+            MountError: something could not be stored; it stays mounted, and the next call leaves it at that.
+            ReadOnlyDevice: unmounted, but not everything is stored.
         """
         ...
 
@@ -82,6 +79,7 @@ class KernelFileSystem:
         self._fs_type = fs_type
         self._loop: mount.Loop | None = None
         self._mount_point: Path | None = None
+        self._has_told = False
 
     @property
     def loop(self) -> int | None:
@@ -105,17 +103,21 @@ class KernelFileSystem:
             os.close(loop.fd)
         self._loop, self._mount_point = loop, mount_point
 
-    async def unmount(self, *, sync: bool = True) -> None:
+    async def unmount(self) -> None:
         mount_point, loop = self._mount_point, self._loop
         if mount_point is None or loop is None:
             return
         lost: ReadOnlyDevice | None = None
         if mount.is_mounted(mount_point):
             try:
-                if sync:
-                    await trio.to_thread.run_sync(mount.sync_file_system, mount_point)
+                await trio.to_thread.run_sync(mount.sync_file_system, mount_point)
             except ReadOnlyDevice as exc:
                 lost = exc  # nothing gets better by staying mounted
+            except MountError as exc:
+                if not self._has_told:
+                    self._has_told = True
+                    raise
+                lost = ReadOnlyDevice(str(exc), hint=mount.UNSTORED_HINT)
             await trio.to_thread.run_sync(mount.unmount, mount_point)
         with trio.move_on_after(_RELEASE_SECONDS):
             while mount.loop_backing_file(loop.number) is not None:
@@ -181,7 +183,7 @@ class Fuse2fs:
             hint="the key is right, so the volume holds no ext4 file system, or a damaged one: encfs check",
         )
 
-    async def unmount(self, *, sync: bool = True) -> None:
+    async def unmount(self) -> None:
         process, mount_point = self._process, self._mount_point
         if process is None or mount_point is None:
             return

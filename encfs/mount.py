@@ -53,6 +53,9 @@ _LOOP_REQUEST_KIB = 1024
 # Large enough that sequential reads reach the driver as requests of the largest size, two ahead.
 _READ_AHEAD_SECTORS = (4 << 20) // 512
 _LOOP_TRIES = 16
+UNSTORED_HINT = (
+    "its log says why; only what fsync confirmed is stored for certain: look with encfs check, or mount it"
+)
 # <linux/ext4.h>: _IOR('X', 125, u32) and its flags.
 _EXT4_IOC_SHUTDOWN = 0x8004587D
 _EXT4_SHUTDOWN_FLUSH, _EXT4_SHUTDOWN_AT_ONCE = 0, 2
@@ -246,7 +249,7 @@ def sync_file_system(path: Path) -> None:
             if ctypes.get_errno() == errno.EROFS:
                 raise ReadOnlyDevice(
                     f"mount point {path}: what was written last is not stored: the volume became read-only",
-                    hint="the log of the mount says why; mount the image again to see what is there",
+                    hint=UNSTORED_HINT,
                 )
             raise MountError(
                 f"mount point {path}: writing back failed: {os.strerror(ctypes.get_errno())}",

@@ -46,7 +46,6 @@ log = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0
 # What a driver knows of its lease is in its pulse after so long.
 _TOLD_SECONDS = 1.0
-_LOST_HINT = "the log of the mount says why; mount the image again to see what is there"
 # Of the deadline: so much may one request to a store take, so that a slow store is an error, not a cut-off.
 _STORE_SHARE = 0.6
 
@@ -157,24 +156,30 @@ class Session:
 
         Raises:
             MountPointBusy: files are open; the volume stays mounted and goes on working.
+            MountError: something could not be stored; it stays mounted, and the next call leaves it at that.
             StoreError: unmounted, but not everything could be stored.
         """
         lost: ReadOnlyDevice | None = None
         if self.file_system is not None:
             try:
-                await self.file_system.unmount()
+                await self._unmount_file_system(self.file_system)
             except ReadOnlyDevice as exc:
                 lost = exc
-            except MountError as exc:
-                if isinstance(exc, MountPointBusy) or not await self._has_lost_its_lease():
-                    raise
-                lost = ReadOnlyDevice(f"{exc}; the volume became read-only", hint=_LOST_HINT)
-                await self.file_system.unmount(sync=False)
             self.file_system = None
         await self._stop_driver()
         if lost is not None:
             self.failure = lost
             raise lost
+
+    async def _unmount_file_system(self, file_system: FileSystem) -> None:
+        try:
+            await file_system.unmount()
+        except MountPointBusy:
+            raise
+        except MountError:
+            if not await self._has_lost_its_lease():
+                raise
+            await file_system.unmount()
 
     async def _has_lost_its_lease(self) -> bool:
         """Whether nothing can be stored any more, for good."""

@@ -22,7 +22,7 @@ from typing import Literal
 import trio
 
 from encfs import mount, residency, rundir
-from encfs.errors import EncfsError, ExitCode, Interrupted, MountPointBusy
+from encfs.errors import EncfsError, ExitCode, Interrupted, MountError, MountPointBusy, ReadOnlyDevice
 from encfs.filesystem import FileSystem, Fuse2fs, KernelFileSystem
 from encfs.session import Phase, Session, Volume
 
@@ -128,18 +128,37 @@ def unmount_orphan(device: Path, state: rundir.State) -> None:
 
     Raises:
         MountPointBusy: files are open there.
+        MountError: something could not be stored; it stays mounted, and the next call leaves it at that.
+        ReadOnlyDevice: unmounted, but not everything is stored.
     """
     mount_point = Path(state.mount_point)
     driver_lives = rundir.is_alive(state.driver_pid)
+    lost: ReadOnlyDevice | None = None
     if mount.is_mounted(mount_point):
         if driver_lives:
-            mount.sync_file_system(mount_point)
+            lost = _sync_orphan(mount_point, device.parent / "told")
         mount.unmount(mount_point, lazy=not driver_lives)
     if (loop := state.loop) is not None:
         _wait_until(lambda: not (mount.loop_backing_file(loop) or "").startswith(str(device)))
     if mount.is_mounted(device):
         mount.unmount(device, force=not driver_lives, lazy=not driver_lives)
     _wait_until(lambda: not rundir.is_alive(state.driver_pid))
+    if lost is not None:
+        raise lost
+
+
+def _sync_orphan(mount_point: Path, told: Path) -> ReadOnlyDevice | None:
+    """Store everything; returns what is to be said after unmounting, `told` marks what was said before."""
+    try:
+        mount.sync_file_system(mount_point)
+    except ReadOnlyDevice as exc:
+        return exc
+    except MountError as exc:
+        if not told.exists():
+            told.touch()
+            raise
+        return ReadOnlyDevice(str(exc), hint=mount.UNSTORED_HINT)
+    return None
 
 
 def _wait_until(done: Callable[[], bool]) -> None:
@@ -176,7 +195,7 @@ async def _obey_signals(
 ) -> None:
     """SIGTERM, SIGINT: give up the set-up, or unmount.
 
-    A busy mount is reported and tried again at the next signal, never torn away.
+    A mount that is busy, or cannot store everything, is reported and tried again at the next signal.
     """
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
@@ -188,7 +207,9 @@ async def _obey_signals(
             try:
                 await session.unmount()
                 return
-            except MountPointBusy as exc:
+            except MountError as exc:
+                if session.ended.is_set():
+                    return
                 log.warning("%s; still mounted", exc)
             except EncfsError:
                 return  # the session has failed and says so itself

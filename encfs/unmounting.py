@@ -41,9 +41,11 @@ async def unmount(mount_point: Path) -> None:
         if reply is not None:
             await _gone(state.supervisor_pid)
             return
-    await trio.to_thread.run_sync(lambda: supervisor.unmount_orphan(folder / "device", state))
-    if not mount.is_mounted(mount_point):
-        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        await trio.to_thread.run_sync(lambda: supervisor.unmount_orphan(folder / "device", state))
+    finally:
+        if not mount.is_mounted(mount_point):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _gone(pid: int) -> None:

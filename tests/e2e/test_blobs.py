@@ -16,6 +16,7 @@ from fakes.blobservice import BlobService
 from fakes.commands import Commands, is_mounted
 from fakes.localblobs import local_blobs
 from fakes.remote import put_image
+from fakes.volumes import is_running, state_of, wait_until
 
 from encfs.errors import ExitCode
 
@@ -156,6 +157,33 @@ def test_a_taken_over_volume_becomes_read_only_and_the_new_one_works(
     assert not (commands.folder / "out" / "lost").exists()
     assert ended.code == ExitCode.STORE, "that something was not stored is said"
     assert "became read-only" in ended.err or "could not store everything" in ended.err
+
+
+@pytest.mark.parametrize("noticed_by", ["read", "write"])
+def test_a_taken_over_volume_whose_supervisor_is_dead_unmounts_too(
+    commands: Commands, image: Path, azurite: BlobService, signature: list[str | Path], noticed_by: str
+) -> None:
+    url = str(azurite.url(azurite.page_blob(image.read_bytes()), ""))
+    old, new = commands.folder / "mnt", commands.folder / "new"
+    new.mkdir()
+    commands.run("encfs", "mount", url, old, "--key-file", "key.bin", *signature, check=True)
+    if noticed_by == "write":
+        write_durably(old / "stored", b"s" * 100_000)
+    supervisor = state_of(commands.folder / "run").supervisor_pid
+    commands.run("encfs", "mount", url, new, "--key-file", "key.bin", *signature, "--take-over", check=True)
+    with pytest.raises(OSError):
+        write_durably(old / "lost", b"x" * 100_000)
+    commands.run("encfs", "unmount", new, check=True)
+    os.kill(supervisor, signal.SIGKILL)
+    wait_until(lambda: not is_running(supervisor), 10, "the supervisor has ended")
+    ended = commands.run("encfs", "unmount", old)
+    if noticed_by == "write":  # as after any write that failed: told once, then left at that
+        assert (ended.code, is_mounted(old)) == (ExitCode.MOUNT, True), ended
+        ended = commands.run("encfs", "unmount", old)
+    assert (ended.code, is_mounted(old)) == (ExitCode.STORE, False), ended
+    assert "encfs check" in ended.err
+    assert commands.run("encfs", "unmount", old).code == ExitCode.NOT_MOUNTED
+    commands.run("encfs", "check", url, "--key-file", "key.bin", *signature, check=True)
 
 
 def test_tokens_of_an_identity_renewed_while_mounted(commands: Commands, image: Path, tmp_path: Path) -> None:
