@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from fakes.commands import Commands
+from fakes.volumes import wait_until
 
 from encfs.errors import ExitCode
 
@@ -68,10 +69,11 @@ def test_a_changed_block_is_an_error_that_names_it(
         with pytest.raises(OSError, match="Input/output error"):
             (mnt / "sub" / "binary").read_bytes()
         assert (mnt / "name with spaces äöü").read_text() == "x" * 5000
-        said = log.read_text()
+        words = f"block {at // 4096} (bytes {at} to {at + 4096}) does not match the root hash"
+        # The driver says it to its supervisor, which writes it down a moment later.
+        wait_until(lambda: words in log.read_text(), 10, "the log names the block")
     finally:
         commands.run("encfs", "unmount", mnt, check=True)
-    assert f"block {at // 4096} (bytes {at} to {at + 4096}) does not match the root hash" in said
 
 
 def test_a_changed_header_is_refused_before_the_key_is_used(
